@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A channel is one place requests come from and replies go to: one ring, or one
+// /dev/fuse descriptor. Transports own channels; the dispatcher and the
+// fuse_reply_*() functions see nothing else of a transport.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+struct fuse_req;
+
+namespace efuse {
+
+class ChannelStats;
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  /// Finish `req`: `error` is 0 or a negative errno above -512; `body` is what
+  /// follows the fuse_out_header (empty with an error). Any thread may call it,
+  /// exactly once per request; `req` is gone afterwards. Returns 0 or -errno
+  /// (-ENOENT: the request was aborted meanwhile; libfuse's functions pass it on).
+  virtual int reply(fuse_req &req, int error, std::span<const iovec> body) noexcept = 0;
+
+  /// As reply() with error 0, for a body of `len` <= req.out_cap bytes that the
+  /// caller has written to req.out.
+  virtual int reply_in_place(fuse_req &req, std::size_t len) noexcept = 0;
+
+  /// Let go of a request that has no reply (FORGET, BATCH_FORGET, INTERRUPT, NOTIFY_REPLY).
+  virtual void drop(fuse_req &req) noexcept = 0;
+
+  /// Counters and histograms of this channel.
+  virtual ChannelStats &stats() noexcept = 0;
+};
+
+}  // namespace efuse

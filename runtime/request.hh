@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// One request in the daemon, from dequeue to reply. `struct fuse_req` is the
+// name that libfuse's headers leave opaque to filesystems; this is its body.
+#pragma once
+
+#include "fuse_api.hh"  // FUSE_USE_VERSION and <fuse_lowlevel.h>, <linux/fuse.h>
+#include "channel.hh"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace efuse {
+class SessionCore;
+
+/// What a transport hands over. The memory is read-only or private to the
+/// daemon, and stays as it is until the callback returns (rings: until the reply).
+struct Message {
+  /// fuse_in_header and the arguments, contiguous, at least a whole header;
+  /// 8-byte aligned.
+  std::span<const std::byte> head;
+  /// The last argument where the transport keeps it apart (WRITE's data, a long
+  /// name, an xattr value); empty otherwise. No argument straddles the two.
+  std::span<const std::byte> tail;
+};
+}  // namespace efuse
+
+struct fuse_req {
+  // Set by the transport before dispatch.
+  efuse::SessionCore *session = nullptr;
+  efuse::Channel *channel = nullptr;
+  efuse::Message msg;
+  std::byte *out = nullptr;    // where a reply may be written in place, 8-byte aligned
+  std::size_t out_cap = 0;     // bytes there; 0: nowhere, use Channel::reply()
+  std::uint32_t slot = 0;      // the transport's own
+  std::uint32_t gen = 0;       // the transport's own
+  std::uint64_t enqueue_ns = 0;  // CLOCK_MONOTONIC, 0 where the kernel does not tell
+  std::uint64_t dequeue_ns = 0;  // CLOCK_MONOTONIC
+
+  // Set by Dispatcher::dispatch().
+  std::atomic<std::uint64_t> unique{0};
+  std::uint32_t opcode = 0;
+  std::uint64_t nodeid = 0;
+  fuse_ctx ctx{};
+
+  // Interruption. An INTERRUPT stores the unique it is for, so one that comes
+  // late never hits the request that reuses this object. The callback and its
+  // data are guarded by SessionCore's interrupt lock.
+  std::atomic<std::uint64_t> interrupted_unique{0};
+  std::atomic<bool> has_interrupt_func{false};
+  fuse_interrupt_func_t interrupt_func = nullptr;
+  void *interrupt_data = nullptr;
+};
