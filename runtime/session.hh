@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A session: one mount, its negotiation with the kernel, its transports.
+#pragma once
+
+#include "config.hh"
+#include "session_core.hh"
+#include "transport.hh"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace efuse {
+
+struct MountOptions {
+  std::string mountpoint;
+  std::string fsname = "efuse";            // /proc/mounts: source
+  std::string subtype;                     // /proc/mounts: fuse.SUBTYPE
+  std::vector<std::string> options;        // as after -o: allow_other, default_permissions, ro, ...
+};
+
+class Session final : public SessionCore {
+ public:
+  Session(const fuse_lowlevel_ops *ops, std::size_t ops_size, void *userdata, MountOptions mount, Config config);
+  ~Session() override;  // unmounts and stops what is still there
+
+  /// Mount, answer INIT, take the best transport. Returns when the mount is
+  /// usable. Throws std::system_error or std::runtime_error with one clear line;
+  /// then no mount, thread or descriptor is left.
+  void mount();
+  /// Serve until unmounted, or until exit(). Returns 0 or an errno. Not from two threads.
+  int run();
+  /// Unmount (lazily where busy), stop the transports. Idempotent.
+  void unmount() noexcept;
+
+  /// "ring", "uring" or "dev"; valid after mount().
+  [[nodiscard]] std::string_view transport_name() const noexcept;
+  /// Why not a better one, one line; empty where there is none better or none was asked for.
+  [[nodiscard]] const std::string &transport_reason() const noexcept;
+  /// JSON text, one element of the array that `efuse stat --json` prints.
+  [[nodiscard]] std::string stat_json() const;
+
+  int notify(std::int32_t code, std::span<const iovec> body) noexcept override;
+  void interrupt(std::uint64_t unique) noexcept override;
+  void exit(int error) noexcept override;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace efuse

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The ways from the kernel to the dispatcher: ring, uring, dev. One interface,
+// so that the session, the statistics and the configuration are the same above all.
+#pragma once
+
+#include "config.hh"
+#include "session_core.hh"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string_view>
+
+namespace efuse {
+
+class ChannelStats;
+
+/// This transport cannot be had here; what() is one line that says why.
+class TransportUnavailable : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  /// Start serving; the connection has answered INIT. Throws std::system_error.
+  virtual void start() = 0;
+  /// Stop taking requests, let those in flight be answered where the connection
+  /// still lives, join the threads. Idempotent. Not from a callback.
+  virtual void stop() noexcept = 0;
+  /// Mark the request in flight with this unique as interrupted; false: not here.
+  virtual bool interrupt(std::uint64_t unique) noexcept = 0;
+  /// Visit the statistics of each channel; the references live as long as this.
+  virtual void visit_stats(const std::function<void(const ChannelStats &)> &visit) const = 0;
+};
+
+/// Readers of /dev/fuse: `threads` of them, with a cloned descriptor each where
+/// config.clone_fd says so. Serves everything, or what the rings leave.
+std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd,
+                                              unsigned threads);
+/// The rings of the efuse_ring module. Throws TransportUnavailable.
+std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
+
+}  // namespace efuse
