@@ -137,7 +137,7 @@ struct efuse_tune {
 #define EFUSE_IOC_DRAIN		_IO(EFUSE_IOC_TYPE, 2)
 /* Give the connection back; what is in flight is queued again on the stock path. */
 #define EFUSE_IOC_DETACH	_IO(EFUSE_IOC_TYPE, 3)
-/* Make every ENTER of a ring (the argument) return; ~0u: of all rings. */
+/* Make one ENTER of a ring (the argument) return, the next one if none sleeps; ~0u: one of each ring. */
 #define EFUSE_IOC_WAKE		_IO(EFUSE_IOC_TYPE, 4)
 #define EFUSE_IOC_TUNE		_IOW(EFUSE_IOC_TYPE, 5, struct efuse_tune)
 
@@ -203,7 +203,8 @@ struct efuse_kern_head {
 	__u32 complete_head;
 	__u32 pad3[15];
 	__u32 state;		/* EFUSE_RING_* */
-	__u32 pad4[15];
+	__u32 deferred;		/* requests that appear on pending once an ENTER has copied their data in */
+	__u32 pad4[14];
 	struct efuse_ring_stats stats;
 };
 
@@ -369,6 +370,7 @@ EFUSE_AT(efuse_kern_head, interrupt_tail, 64);
 EFUSE_AT(efuse_kern_head, forget_tail, 128);
 EFUSE_AT(efuse_kern_head, complete_head, 192);
 EFUSE_AT(efuse_kern_head, state, 256);
+EFUSE_AT(efuse_kern_head, deferred, 260);
 EFUSE_AT(efuse_kern_head, stats, 320);
 
 EFUSE_SIZE(efuse_pending_entry, 8);

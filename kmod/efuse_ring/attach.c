@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Attach to a live stock connection by replacing its input queue operations,
+ * and give it back. The connection's own requests go on meanwhile.
+ *
+ * Detach. The operations are put back first. A requester that still runs our
+ * send_req finds its ring dead, under the lock that enqueues, and takes the
+ * stock path; requests on the rings move there as well. None of our code sleeps
+ * between the load of fiq->ops and its return, so after synchronize_rcu_tasks()
+ * nobody is in it, and the rings can be freed.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "ring.h"
+
+extern const struct file_operations fuse_dev_operations;
+struct fuse_dev *fuse_dev_alloc_install(struct fuse_conn *fc);
+void fuse_dev_free(struct fuse_dev *fud);
+struct fuse_conn *fuse_conn_get(struct fuse_conn *fc);
+void fuse_conn_put(struct fuse_conn *fc);
+
+/* One attach or detach at a time, of any connection: fiq->ops has no lock of its own. */
+static DEFINE_MUTEX(efuse_attach_mutex);
+
+const struct fuse_iqueue_ops efuse_fiq_ops = {
+	.send_req = efuse_send_req,
+	.send_forget = efuse_send_forget,
+	.send_interrupt = efuse_send_interrupt,
+};
+
+static bool efuse_pow2_in(u32 value, u32 least, u32 most)
+{
+	return is_power_of_2(value) && value >= least && value <= most;
+}
+
+static int efuse_check_attach(const struct efuse_attach *a)
+{
+	unsigned int i;
+
+	if (a->size != sizeof(*a) || a->abi_version != EFUSE_ABI_VERSION)
+		return -EPROTONOSUPPORT;
+	for (i = 0; i < ARRAY_SIZE(a->reserved); i++)
+		if (a->reserved[i])
+			return -EINVAL;
+	if (a->flags || (a->features & ~EFUSE_FEATURES) || a->kern_size || a->user_size)
+		return -EINVAL;
+	if (!a->nr_rings || a->nr_rings > min(EFUSE_MAX_RINGS, nr_cpu_ids))
+		return -EINVAL;
+	if (!efuse_pow2_in(a->depth, EFUSE_MIN_DEPTH, EFUSE_MAX_DEPTH) ||
+	    !efuse_pow2_in(a->forget_depth, EFUSE_MIN_DEPTH, EFUSE_MAX_DEPTH) ||
+	    !efuse_pow2_in(a->slot_in_size, EFUSE_MIN_SLOT, EFUSE_MAX_SLOT) ||
+	    !efuse_pow2_in(a->slot_out_size, EFUSE_MIN_SLOT, EFUSE_MAX_SLOT))
+		return -EINVAL;
+	if (a->payload_size < EFUSE_MIN_PAYLOAD || a->payload_size > EFUSE_MAX_PAYLOAD ||
+	    !PAGE_ALIGNED(a->payload_size))
+		return -EINVAL;
+	if (a->nr_cpus > nr_cpu_ids || (a->nr_cpus && !a->cpu_rings))
+		return -EINVAL;
+	return 0;
+}
+
+/* Lines of 64 bytes, one after the other; the info comes first. */
+static void efuse_layout(const struct efuse_attach *a, struct efuse_ring_info *info)
+{
+	u32 off = ALIGN(sizeof(*info), EFUSE_CACHELINE);
+
+	info->magic = EFUSE_MAGIC;
+	info->abi_version = EFUSE_ABI_VERSION;
+	info->features = a->features;
+	info->nr_rings = a->nr_rings;
+	info->depth = a->depth;
+	info->interrupt_depth = a->depth;
+	info->forget_depth = a->forget_depth;
+	info->slot_in_size = a->slot_in_size;
+	info->slot_out_size = a->slot_out_size;
+	info->payload_size = a->payload_size;
+
+	info->kern_head_off = off;
+	off += ALIGN(sizeof(struct efuse_kern_head), EFUSE_CACHELINE);
+	info->pending_off = off;
+	off += ALIGN(a->depth * sizeof(struct efuse_pending_entry), EFUSE_CACHELINE);
+	info->interrupt_off = off;
+	off += ALIGN(a->depth * sizeof(struct efuse_interrupt_entry), EFUSE_CACHELINE);
+	info->forget_off = off;
+	off += ALIGN(a->forget_depth * sizeof(struct efuse_forget_entry), EFUSE_CACHELINE);
+	info->slot_in_off = off;
+	off += a->depth * a->slot_in_size;
+	info->kern_size = PAGE_ALIGN(off);
+
+	info->user_head_off = 0;
+	off = ALIGN(sizeof(struct efuse_user_head), EFUSE_CACHELINE);
+	info->complete_off = off;
+	off += ALIGN(a->depth * sizeof(struct efuse_complete_entry), EFUSE_CACHELINE);
+	info->slot_out_off = off;
+	off += a->depth * a->slot_out_size;
+	info->user_size = PAGE_ALIGN(off);
+}
+
+static int efuse_alloc_maps(struct efuse_ring *ring, const struct efuse_ring_info *info)
+{
+	ring->slots = kvcalloc(info->depth, sizeof(*ring->slots), GFP_KERNEL_ACCOUNT);
+	ring->slot_map = bitmap_zalloc(info->depth, GFP_KERNEL_ACCOUNT);
+	ring->pay_map = bitmap_zalloc(info->payload_size / EFUSE_GRANULE, GFP_KERNEL_ACCOUNT);
+	return ring->slots && ring->slot_map && ring->pay_map ? 0 : -ENOMEM;
+}
+
+static int efuse_alloc_ring(struct efuse_conn *ec, struct efuse_ring *ring, struct efuse_ring_info *info)
+{
+	u32 i;
+	int err;
+
+	err = efuse_alloc_maps(ring, info);
+	err = err ?: efuse_region_alloc(&ring->kern, info->kern_size);
+	err = err ?: efuse_region_alloc(&ring->user, info->user_size);
+	err = err ?: efuse_region_alloc(&ring->payload, info->payload_size);
+	if (err)
+		return err;
+	ring->fud = fuse_dev_alloc_install(ec->fc);
+	if (!ring->fud)
+		return -ENOMEM;
+
+	for (i = 0; i < info->depth; i++)
+		INIT_LIST_HEAD(&ring->slots[i].deferred);
+	info->ring = ring->index;
+	memcpy(ring->kern.va, info, sizeof(*info));
+	ring->kh = ring->kern.va + info->kern_head_off;
+	ring->pending = ring->kern.va + info->pending_off;
+	ring->interrupts = ring->kern.va + info->interrupt_off;
+	ring->forgets = ring->kern.va + info->forget_off;
+	ring->slot_in = ring->kern.va + info->slot_in_off;
+	ring->uh = ring->user.va + info->user_head_off;
+	ring->complete = ring->user.va + info->complete_off;
+	ring->slot_out = ring->user.va + info->slot_out_off;
+	return 0;
+}
+
+static void efuse_free_rings(struct efuse_conn *ec)
+{
+	u32 i;
+
+	for (i = 0; ec->rings && i < ec->nr_rings; i++) {
+		struct efuse_ring *ring = &ec->rings[i];
+
+		if (ring->fud)
+			fuse_dev_free(ring->fud);
+		efuse_region_free(&ring->payload);
+		efuse_region_free(&ring->user);
+		efuse_region_free(&ring->kern);
+		bitmap_free(ring->pay_map);
+		bitmap_free(ring->slot_map);
+		kvfree(ring->slots);
+	}
+	kvfree(ec->rings);
+	kvfree(ec->cpu_rings);
+	free_percpu(ec->spin);
+	ec->rings = NULL;
+	ec->cpu_rings = NULL;
+	ec->spin = NULL;
+}
+
+static int efuse_alloc_rings(struct efuse_conn *ec, struct efuse_ring_info *info)
+{
+	u32 i;
+	int err;
+
+	ec->spin = alloc_percpu(struct efuse_spin);
+	ec->rings = kvcalloc(ec->nr_rings, sizeof(*ec->rings), GFP_KERNEL_ACCOUNT);
+	if (!ec->spin || !ec->rings)
+		return -ENOMEM;
+	for (i = 0; i < ec->nr_rings; i++) {
+		struct efuse_ring *ring = &ec->rings[i];
+
+		ring->ec = ec;
+		ring->index = i;
+		ring->worker_cpu = -1;
+		spin_lock_init(&ring->lock);
+		spin_lock_init(&ring->commit_lock);
+		init_waitqueue_head(&ring->waitq);
+		INIT_LIST_HEAD(&ring->deferred);
+	}
+	for (i = 0; i < ec->nr_rings; i++) {
+		err = efuse_alloc_ring(ec, &ec->rings[i], info);
+		if (err)
+			return err;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int efuse_copy_cpu_map(struct efuse_conn *ec, const struct efuse_attach *a)
+{
+	u32 cpu;
+
+	ec->cpu_rings = kvcalloc(nr_cpu_ids, sizeof(*ec->cpu_rings), GFP_KERNEL_ACCOUNT);
+	if (!ec->cpu_rings)
+		return -ENOMEM;
+	if (copy_from_user(ec->cpu_rings, u64_to_user_ptr(a->cpu_rings), a->nr_cpus * sizeof(*ec->cpu_rings)))
+		return -EFAULT;
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
+		struct efuse_cpu_rings *m = &ec->cpu_rings[cpu];
+
+		if (cpu >= a->nr_cpus)
+			m->home = m->spin = cpu % a->nr_rings;
+		if (m->home >= a->nr_rings || m->spin >= a->nr_rings)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+/* Under RLIMIT_MEMLOCK of the opener, unless it has CAP_IPC_LOCK. */
+static int efuse_charge(struct efuse_conn *ec, const struct efuse_ring_info *info)
+{
+	unsigned long pages = (PAGE_ALIGN(info->kern_size) + PAGE_ALIGN(info->user_size) +
+			       (unsigned long)info->payload_size) >> PAGE_SHIFT;
+
+	pages *= ec->nr_rings;
+	if (account_locked_vm(current->mm, pages, true))
+		return -EDQUOT;
+	ec->locked_pages = pages;
+	ec->mm = current->mm;
+	mmgrab(ec->mm);
+	return 0;
+}
+
+static void efuse_uncharge(struct efuse_conn *ec)
+{
+	if (!ec->mm)
+		return;
+	account_locked_vm(ec->mm, ec->locked_pages, false);
+	mmdrop(ec->mm);
+	ec->mm = NULL;
+	ec->locked_pages = 0;
+}
+
+/* The connection behind a descriptor, with a reference. */
+static struct fuse_conn *efuse_get_conn(int fd)
+{
+	struct file *file = fget(fd);
+	struct fuse_conn *fc;
+	struct fuse_dev *fud;
+
+	if (!file)
+		return ERR_PTR(-EBADF);
+	fc = ERR_PTR(-ENOTTY);		/* not /dev/fuse */
+	if (file->f_op != &fuse_dev_operations)
+		goto out;
+	fc = ERR_PTR(-ENOTCONN);	/* not mounted */
+	fud = READ_ONCE(file->private_data);
+	if (!fud)
+		goto out;
+	fc = fuse_conn_get(fud->fc);	/* the file holds its fuse_dev, that its connection */
+out:
+	fput(file);
+	return fc;
+}
+
+static int efuse_check_conn(struct fuse_conn *fc)
+{
+	if (!READ_ONCE(fc->connected))
+		return -ENODEV;
+	if (!READ_ONCE(fc->initialized) || fc->conn_error)
+		return -EAGAIN;		/* INIT is not answered yet */
+	if (READ_ONCE(fc->iq.ops) == &efuse_fiq_ops)
+		return -EBUSY;
+	return 0;
+}
+
+static int efuse_build(struct efuse_conn *ec, const struct efuse_attach *a, struct efuse_ring_info *info)
+{
+	int err;
+
+	ec->nr_rings = a->nr_rings;
+	ec->depth = a->depth;
+	ec->forget_depth = a->forget_depth;
+	ec->slot_in_size = a->slot_in_size;
+	ec->slot_out_size = a->slot_out_size;
+	ec->payload_size = a->payload_size;
+	ec->spin_ns = min(a->spin_ns, EFUSE_MAX_SPIN_NS);
+	err = efuse_copy_cpu_map(ec, a);
+	err = err ?: efuse_charge(ec, info);
+	return err ?: efuse_alloc_rings(ec, info);
+}
+
+static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, struct efuse_attach __user *arg)
+{
+	struct efuse_ring_info info = {};
+	int err;
+
+	lockdep_assert_held(&ec->lock);
+	if (ec->attached)
+		return -EALREADY;
+	err = efuse_check_attach(a);
+	if (err)
+		return err;
+	efuse_layout(a, &info);
+	if (info.kern_size + info.user_size > EFUSE_MAX_RING_BYTES)
+		return -E2BIG;
+	ec->fc = efuse_get_conn(a->fuse_fd);
+	if (IS_ERR(ec->fc))
+		return PTR_ERR(ec->fc);
+	ec->fiq = &ec->fc->iq;
+
+	mutex_lock(&efuse_attach_mutex);
+	err = efuse_check_conn(ec->fc);
+	err = err ?: efuse_build(ec, a, &info);
+	if (err)
+		goto err_free;
+	a->spin_ns = ec->spin_ns;
+	a->features = info.features;
+	a->kern_size = info.kern_size;
+	a->user_size = info.user_size;
+	err = -EFAULT;
+	if (copy_to_user(arg, a, sizeof(*a)))
+		goto err_free;
+
+	ec->stock = READ_ONCE(ec->fiq->ops);
+	WRITE_ONCE(ec->fiq->priv, ec);
+	smp_store_release(&ec->fiq->ops, &efuse_fiq_ops);	/* pairs with efuse_conn_of() */
+	/* Readers without ec->lock see the rings complete. */
+	smp_store_release(&ec->attached, true);
+	mutex_unlock(&efuse_attach_mutex);
+	return 0;
+
+err_free:
+	mutex_unlock(&efuse_attach_mutex);
+	efuse_free_rings(ec);
+	efuse_uncharge(ec);
+	fuse_conn_put(ec->fc);
+	ec->fc = NULL;
+	return err;
+}
+
+long efuse_attach(struct efuse_conn *ec, struct efuse_attach __user *arg)
+{
+	struct efuse_attach a;
+	long ret;
+
+	if (copy_from_user(&a, arg, sizeof(a)))
+		return -EFAULT;
+	mutex_lock(&ec->lock);
+	ret = efuse_attach_locked(ec, &a, arg);
+	mutex_unlock(&ec->lock);
+	return ret;
+}
+
+/* New requests take the stock path from now on; the number still on the rings. */
+long efuse_drain(struct efuse_conn *ec)
+{
+	long left = 0;
+	u32 i;
+
+	mutex_lock(&ec->lock);
+	WRITE_ONCE(ec->draining, true);
+	for (i = 0; i < ec->nr_rings && !ec->detached; i++) {
+		WRITE_ONCE(ec->rings[i].kh->state, EFUSE_RING_DRAINING);
+		left += READ_ONCE(ec->rings[i].in_flight);
+	}
+	mutex_unlock(&ec->lock);
+	return left;
+}
+
+static void efuse_kill_ring(struct efuse_ring *ring, struct list_head *left)
+{
+	struct fuse_pqueue *fpq = efuse_pq(ring);
+
+	spin_lock(&fpq->lock);
+	WRITE_ONCE(ring->dead, true);
+	list_splice_tail_init(&fpq->processing[0], left);
+	spin_unlock(&fpq->lock);
+	WRITE_ONCE(ring->kh->state, EFUSE_RING_DEAD);
+	wake_up_all(&ring->waitq);
+}
+
+/* Idempotent. What was on the rings is on the stock path when this returns. */
+void efuse_detach(struct efuse_conn *ec)
+{
+	LIST_HEAD(left);
+	u32 i;
+
+	mutex_lock(&ec->lock);
+	if (!ec->attached || ec->detached)
+		goto out;
+	mutex_lock(&efuse_attach_mutex);
+	WRITE_ONCE(ec->fiq->ops, ec->stock);
+	mutex_unlock(&efuse_attach_mutex);
+	for (i = 0; i < ec->nr_rings; i++)
+		efuse_kill_ring(&ec->rings[i], &left);
+	efuse_requeue(ec, &left);
+	WRITE_ONCE(ec->detached, true);
+out:
+	mutex_unlock(&ec->lock);
+}
+
+/* From the work queue: nobody has the descriptor any more, somebody may still be in send_req. */
+void efuse_conn_free(struct efuse_conn *ec)
+{
+	if (ec->attached) {
+		synchronize_rcu_tasks();
+		mutex_lock(&efuse_attach_mutex);
+		if (READ_ONCE(ec->fiq->priv) == ec)	/* not attached anew meanwhile */
+			WRITE_ONCE(ec->fiq->priv, NULL);
+		mutex_unlock(&efuse_attach_mutex);
+		efuse_free_rings(ec);
+		efuse_uncharge(ec);
+		fuse_conn_put(ec->fc);
+	}
+	mutex_destroy(&ec->lock);
+	kfree(ec);
+}

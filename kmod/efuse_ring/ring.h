@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The module's own view of an attached connection and its rings.
+ *
+ * Ownership. A request on a ring is on its fuse_dev's processing list, exactly
+ * as if it had been read from /dev/fuse. Whoever takes it off that list under
+ * fpq->lock owns it and ends it: a completion, the requester that spins, the
+ * stock code at abort or resend, detach. A slot's req pointer is never
+ * followed; the request is found on the list by its unique.
+ *
+ * Locks, outermost first
+ *   efuse_attach_mutex          attach and detach of any connection
+ *     fc->bg_lock (stock)       held by the caller of send_req for background requests
+ *       fpq->lock               lists of a ring, the tails of its kernel-written rings, dead
+ *       ring->lock              slot and payload bitmaps
+ *       ring->commit_lock       complete_head
+ * fpq->lock, ring->lock and commit_lock are never held together.
+ */
+#ifndef EFUSE_RING_H
+#define EFUSE_RING_H
+
+#include <linux/atomic.h>
+#include <linux/bitmap.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/percpu.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "efuse_ring.h"		/* the contract */
+#include "fuse_layout.h"	/* generated from the target kernel's BTF */
+
+struct efuse_conn;
+struct seq_file;
+struct vm_area_struct;
+
+/* Pages mapped into the kernel and, page by page, into the daemon. */
+struct efuse_region {
+	struct page **pages;
+	unsigned long nr_pages;
+	void *va;
+};
+
+/*
+ * Life of a slot. gen counts its uses, so what the daemon says of an earlier
+ * use is recognised. The state word is gen << 2 | enum.
+ */
+enum efuse_slot_state {
+	EFUSE_SLOT_FREE,	/* clear in the bitmap */
+	EFUSE_SLOT_INFLIGHT,	/* request queued or with the daemon */
+	EFUSE_SLOT_COMPLETING,	/* claimed by the one that finishes it */
+};
+
+#define EFUSE_GEN_MASK		0x3fffffffu
+
+struct efuse_slot {
+	atomic_t state;
+	u32 gen;		/* written while the slot is being filled */
+	u64 unique;		/* likewise */
+	u32 pay_first;		/* payload pool: first granule, number of granules */
+	u32 pay_nr;
+	u32 in_pay;		/* bytes of the last argument that go to the payload region */
+	u32 out_pay;		/* bytes of the reply that come from there; 0: from the slot */
+	u32 out_off;		/* where, in the payload region */
+	u32 out_cap;		/* longest reply body */
+	struct list_head deferred;	/* protected by fpq->lock */
+};
+
+struct efuse_ring {
+	struct efuse_conn *ec;
+	u32 index;
+	struct fuse_dev *fud;
+	struct efuse_region kern, user, payload;
+	struct efuse_kern_head *kh;
+	struct efuse_user_head *uh;
+	void *pending, *interrupts, *forgets, *slot_in, *complete, *slot_out;
+	struct efuse_slot *slots;
+
+	spinlock_t lock;
+	unsigned long *slot_map;	/* set: in use; protected by lock */
+	unsigned long *pay_map;		/* likewise, one bit per granule */
+	u32 slot_hint, pay_hint;	/* protected by lock */
+	u32 in_flight;			/* slots in use; protected by lock */
+	u32 pay_used;			/* granules in use; protected by lock */
+
+	/* protected by fud->pq.lock; the tails are also read without it, for waiting */
+	bool dead;
+	u32 pending_tail, interrupt_tail, forget_tail;
+	struct list_head deferred;	/* slots whose data a worker has yet to copy in; kh->deferred counts
+					 * them until they are published or dropped */
+	atomic_t defer_events;		/* a slot was deferred, or room was made while some were */
+
+	spinlock_t commit_lock;
+	u32 complete_head;		/* protected by commit_lock */
+
+	wait_queue_head_t waitq;	/* workers asleep in ENTER */
+	atomic_t kicks;			/* EFUSE_IOC_WAKE: ENTER returns once for each */
+	int worker_cpu;			/* where ENTER was last called from; a hint */
+
+	/* statistics that no lock covers */
+	atomic64_t spins, spin_paid, wakeups, bad, stale, to_stock_size, to_stock_full, to_stock_pool;
+	u64 submitted, done_spin, done_enter, nr_forgets, nr_interrupts;	/* protected by fpq->lock */
+};
+
+/* How spinning has gone on one CPU. Racy by design: a lost update costs a spin. */
+struct efuse_spin {
+	u32 ewma_ns;		/* of spins that paid */
+	u32 fails;		/* in a row, at most EFUSE_SPIN_BACKOFF */
+	u32 skip;		/* requests to let pass before the next try */
+};
+
+struct efuse_conn {
+	struct fuse_conn *fc;
+	struct fuse_iqueue *fiq;
+	const struct fuse_iqueue_ops *stock;	/* found at attach */
+	struct mutex lock;			/* attach, drain, detach of this descriptor */
+	bool attached;				/* protected by lock; read by ENTER and mmap under it or after it was set */
+	bool detached;				/* likewise */
+	bool draining;
+	u32 nr_rings, depth, forget_depth, slot_in_size, slot_out_size, payload_size;
+	u32 spin_ns;
+	struct efuse_ring *rings;
+	struct efuse_cpu_rings *cpu_rings;	/* nr_cpu_ids entries */
+	struct efuse_spin __percpu *spin;
+	struct mm_struct *mm;			/* charged for locked_pages */
+	unsigned long locked_pages;
+	struct work_struct free_work;
+};
+
+#define EFUSE_GRANULE		PAGE_SIZE
+
+/*
+ * Our uniques name ring, use and slot, so no counter is shared between rings:
+ * even, bit 62 set, 12 bits ring, 30 bits gen, 15 bits slot. Stock ones count
+ * up from 2 and do not get there; bit 63 is FUSE_UNIQUE_RESEND.
+ */
+#define EFUSE_UNIQUE_TAG	BIT_ULL(62)
+#define EFUSE_UNIQUE_RING	50
+#define EFUSE_UNIQUE_GEN	16
+#define EFUSE_UNIQUE_SLOT	1
+#ifndef FUSE_UNIQUE_RESEND
+#define FUSE_UNIQUE_RESEND	BIT_ULL(63)
+#endif
+
+static inline struct fuse_pqueue *efuse_pq(struct efuse_ring *ring)
+{
+	return &ring->fud->pq;
+}
+
+static inline struct efuse_slot_in *efuse_in(struct efuse_ring *ring, u32 slot)
+{
+	return ring->slot_in + (size_t)slot * ring->ec->slot_in_size;
+}
+
+static inline struct efuse_slot_out *efuse_out(struct efuse_ring *ring, u32 slot)
+{
+	return ring->slot_out + (size_t)slot * ring->ec->slot_out_size;
+}
+
+static inline int efuse_slot_word(u32 gen, enum efuse_slot_state state)
+{
+	return (int)(gen << 2 | state);
+}
+
+/* region.c */
+int efuse_region_alloc(struct efuse_region *region, unsigned long size);
+void efuse_region_free(struct efuse_region *region);
+int efuse_region_mmap(struct efuse_region *region, struct vm_area_struct *vma);
+
+/* attach.c */
+long efuse_attach(struct efuse_conn *ec, struct efuse_attach __user *arg);
+long efuse_drain(struct efuse_conn *ec);
+void efuse_detach(struct efuse_conn *ec);
+void efuse_conn_free(struct efuse_conn *ec);
+extern const struct fuse_iqueue_ops efuse_fiq_ops;
+extern struct workqueue_struct *efuse_wq;
+
+/* pool.c */
+int efuse_take(struct efuse_ring *ring, u32 pay_bytes);
+void efuse_put(struct efuse_ring *ring, u32 slot);
+int efuse_take_payload(struct efuse_ring *ring, u32 slot, u32 pay_bytes);
+
+/* copy.c */
+void efuse_copy_in(struct fuse_req *req, void *head, void *last);
+int efuse_copy_out(struct fuse_req *req, const void *body, u32 len);
+
+/* submit.c */
+struct efuse_conn *efuse_conn_of(struct fuse_iqueue *fiq);
+void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
+void efuse_fill_deferred(struct efuse_ring *ring);
+
+/* wait.c */
+bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *ring, int cpu);
+void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
+int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);
+void efuse_wake_worker(struct efuse_ring *ring);
+
+/* complete.c */
+struct fuse_req *efuse_find(struct efuse_ring *ring, u32 slot);
+void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requester);
+long efuse_commit(struct efuse_ring *ring);
+void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs);
+
+/* forget.c */
+void efuse_send_forget(struct fuse_iqueue *fiq, struct fuse_forget_link *forget);
+void efuse_send_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req);
+
+/* stats.c */
+void efuse_show_fdinfo(struct seq_file *m, struct efuse_conn *ec);
+void efuse_publish_stats(struct efuse_ring *ring);
+
+#endif

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Waiting, both ends. A requester spins for the ring of a worker on another CPU
+ * while its own CPU has nothing else to do, and only as long as that has paid
+ * lately; a worker polls in ENTER under the same condition. Then both sleep.
+ */
+#include <linux/hrtimer.h>
+#include <linux/sched.h>
+#include <linux/sched/clock.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
+
+#include "ring.h"
+
+#define EFUSE_SPIN_BACKOFF	10	/* after so many failures in a row one in 2^10 requests tries */
+#define EFUSE_SPIN_FACTOR	4	/* budget: so many times what the spins that paid took */
+#define EFUSE_SPIN_MIN_NS	5000u
+
+/* Decided before a ring is picked, from one CPU's point of view. */
+bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *ring, int cpu)
+{
+	struct efuse_spin *spin;
+	int worker_cpu = READ_ONCE(ring->worker_cpu);
+
+	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
+		return false;
+	if (need_resched() || !single_task_running())
+		return false;
+	spin = per_cpu_ptr(ec->spin, cpu);
+	if (READ_ONCE(spin->skip)) {
+		WRITE_ONCE(spin->skip, READ_ONCE(spin->skip) - 1);
+		return false;
+	}
+	return true;
+}
+
+static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_spin *spin)
+{
+	u32 most = READ_ONCE(ec->spin_ns);
+	u32 ewma = READ_ONCE(spin->ewma_ns);
+
+	if (!ewma)
+		return most;
+	return min(most, max(EFUSE_SPIN_MIN_NS, EFUSE_SPIN_FACTOR * ewma));
+}
+
+static void efuse_spin_result(struct efuse_conn *ec, struct efuse_spin *spin, bool paid, u64 took)
+{
+	u32 ns = min_t(u64, took, EFUSE_MAX_SPIN_NS);
+
+	if (paid) {
+		u32 ewma = READ_ONCE(spin->ewma_ns);
+
+		WRITE_ONCE(spin->ewma_ns, ewma ? ewma - ewma / 8 + ns / 8 : ns);
+		WRITE_ONCE(spin->fails, 0);
+		return;
+	}
+	/* Give the next try the whole budget: what made this one fail is over by then, or counts again. */
+	WRITE_ONCE(spin->ewma_ns, 0);
+	WRITE_ONCE(spin->fails, min(READ_ONCE(spin->fails) + 1, EFUSE_SPIN_BACKOFF + 0u));
+	WRITE_ONCE(spin->skip, (1u << READ_ONCE(spin->fails)) - 1);
+}
+
+/* C1 */
+static bool efuse_is_done(struct efuse_ring *ring, u32 slot, u32 gen)
+{
+	return smp_load_acquire(&efuse_out(ring, slot)->done_gen) == gen;
+}
+
+static bool efuse_spin(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req, u64 end)
+{
+	while (!efuse_is_done(ring, slot, gen)) {
+		if (need_resched() || !single_task_running() || signal_pending(current))
+			return false;
+		if (test_bit(FR_FINISHED, &req->flags) || READ_ONCE(ring->dead))
+			return false;
+		if (local_clock() > end)
+			return false;
+		cpu_relax();
+	}
+	return true;
+}
+
+/*
+ * After a foreground request was published with need_commit clear: see it done,
+ * or leave it to ENTER and let request_wait_answer() sleep. The caller of
+ * send_req holds a reference, so req stays even if somebody else ends it.
+ */
+void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req)
+{
+	struct efuse_conn *ec = ring->ec;
+	struct efuse_spin *spin = per_cpu_ptr(ec->spin, raw_smp_processor_id());
+	u64 start = local_clock();
+	bool paid = efuse_spin(ring, slot, gen, req, start + efuse_spin_budget(ec, spin));
+
+	atomic64_inc(&ring->spins);
+	efuse_spin_result(ec, spin, paid, local_clock() - start);
+	if (paid) {
+		atomic64_inc(&ring->spin_paid);
+	} else {
+		/* S0, partner S1 in the daemon: either it sees need_commit or we see done_gen. */
+		WRITE_ONCE(efuse_in(ring, slot)->need_commit, 1);
+		smp_mb();
+		if (!efuse_is_done(ring, slot, gen))
+			return;
+	}
+	efuse_complete(ring, slot, gen, true);
+}
+
+/* W1, partner W0: wq_has_sleeper() has the full barrier between publishing and looking. */
+void efuse_wake_worker(struct efuse_ring *ring)
+{
+	if (wq_has_sleeper(&ring->waitq)) {
+		atomic64_inc(&ring->wakeups);
+		wake_up_interruptible(&ring->waitq);
+	}
+}
+
+static bool efuse_take_kick(struct efuse_ring *ring)
+{
+	return atomic_dec_if_positive(&ring->kicks) >= 0;
+}
+
+/* Is there anything for the daemon? Its heads are only compared. */
+static bool efuse_has_work(struct efuse_ring *ring)
+{
+	struct efuse_user_head *uh = ring->uh;
+
+	return READ_ONCE(ring->pending_tail) != READ_ONCE(uh->pending_head) ||
+	       READ_ONCE(ring->interrupt_tail) != READ_ONCE(uh->interrupt_head) ||
+	       READ_ONCE(ring->forget_tail) != READ_ONCE(uh->forget_head);
+}
+
+static bool efuse_gone(struct efuse_ring *ring)
+{
+	return READ_ONCE(ring->dead) || !READ_ONCE(efuse_pq(ring)->connected);
+}
+
+static bool efuse_must_return(struct efuse_ring *ring)
+{
+	return efuse_has_work(ring) || atomic_read(&ring->kicks) || efuse_gone(ring);
+}
+
+/* `events`: defer_events before the last attempt to copy in what was deferred. */
+static bool efuse_must_wake(struct efuse_ring *ring, int events)
+{
+	return efuse_must_return(ring) || atomic_read(&ring->defer_events) != events;
+}
+
+static void efuse_worker_poll(struct efuse_ring *ring, u32 poll_ns, int events)
+{
+	u64 end = local_clock() + poll_ns;
+
+	while (!efuse_must_wake(ring, events)) {
+		if (need_resched() || !single_task_running() || signal_pending(current) || local_clock() > end)
+			return;
+		cpu_relax();
+	}
+}
+
+static int efuse_worker_sleep(struct efuse_ring *ring, ktime_t *until, int events)
+{
+	DEFINE_WAIT(wait);
+	int ret = 0;
+
+	for (;;) {
+		/* W0: set_current_state() has the full barrier, the re-check follows. */
+		prepare_to_wait_exclusive(&ring->waitq, &wait, TASK_INTERRUPTIBLE);
+		if (efuse_must_wake(ring, events))
+			break;
+		if (signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		if (!schedule_hrtimeout(until, HRTIMER_MODE_ABS)) {
+			ret = -ETIME;
+			break;
+		}
+	}
+	finish_wait(&ring->waitq, &wait);
+	return ret;
+}
+
+static int efuse_fill_and_count(struct efuse_ring *ring)
+{
+	int events = atomic_read(&ring->defer_events);
+
+	smp_rmb();	/* what happens after this attempt changes the count */
+	efuse_fill_deferred(ring);
+	return events;
+}
+
+/* 0: look at the rings (or the time is over), -EINTR, -ENODEV. */
+int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns)
+{
+	ktime_t end = timeout_ns ? ktime_add_safe(ktime_get(), ns_to_ktime(min_t(u64, timeout_ns, KTIME_MAX))) : 0;
+	int events = efuse_fill_and_count(ring);
+	int ret = 0;
+
+	if (poll_ns && !efuse_must_wake(ring, events))
+		efuse_worker_poll(ring, poll_ns, events);
+	while (!ret && !efuse_must_return(ring)) {
+		ret = efuse_worker_sleep(ring, timeout_ns ? &end : NULL, events);
+		events = efuse_fill_and_count(ring);
+	}
+	if (efuse_gone(ring))
+		return -ENODEV;
+	if (efuse_take_kick(ring))
+		return 0;
+	/* An exclusive wake-up that came with the signal is passed on. */
+	if (ret == -EINTR && efuse_has_work(ring))
+		efuse_wake_worker(ring);
+	return ret == -ETIME ? 0 : ret;
+}
