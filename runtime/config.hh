@@ -27,15 +27,16 @@ struct Config {
   std::uint32_t congestion_threshold = 48;  // requests, 1 ... max_background
 
   // [ring]
-  std::uint32_t ring_count = 0;             // count; 0: one per usable CPU
+  std::uint32_t ring_count = 0;             // ring.count; 0: one per usable CPU
   std::uint32_t depth = 128;                // slots per ring, power of two, EFUSE_MIN_DEPTH ... EFUSE_MAX_DEPTH
   std::uint32_t slot_in_size = 512;         // bytes, power of two, EFUSE_MIN_SLOT ... EFUSE_MAX_SLOT
   std::uint32_t slot_out_size = 512;        // bytes, likewise
   std::uint32_t forget_depth = 1024;        // entries per ring, power of two, 16 ... 16384
-  std::uint64_t payload_size = 8u << 20;    // bytes per ring ("8MiB" is understood too), EFUSE_MIN_PAYLOAD ... EFUSE_MAX_PAYLOAD
+  std::uint64_t payload_size = 4u << 20;    // bytes per ring ("4MiB" is understood too), multiple of the page size,
+                                            // EFUSE_MIN_PAYLOAD ... EFUSE_MAX_PAYLOAD
   std::uint32_t workers_per_ring = 1;       // 1 ... 64; more for filesystems that block
 
-  // [polling], nanoseconds
+  // [polling], nanoseconds ("50us" is understood too)
   std::uint32_t worker_spin_ns = 50'000;    // worker looks at its ring so long in user space; 0 ... EFUSE_MAX_POLL_NS
   std::uint32_t worker_poll_ns = 0;         // then so long in the kernel, while its CPU is idle; 0 ... EFUSE_MAX_POLL_NS
   std::uint32_t requester_spin_ns = 50'000; // the waiting application; 0 ... EFUSE_MAX_SPIN_NS
@@ -46,12 +47,12 @@ struct Config {
   std::vector<unsigned> cpus;               // cpus = "0-3,8" or [0,1,2,3,8]; empty: all this process may use
 
   // [dev]
-  std::uint32_t dev_threads = 0;            // readers of /dev/fuse without rings; 0: one per usable CPU, at least 2
+  std::uint32_t dev_threads = 0;            // dev.threads: readers without rings; 0: one per usable CPU, at least 2
   std::uint32_t stock_threads = 2;          // readers of /dev/fuse beside rings, 1 ... 64
   bool clone_fd = true;                     // a descriptor per reader
 
   // [stats]
-  bool stats = true;                        // histograms and counters
+  bool stats = true;                        // stats.enabled: histograms and counters
 
   friend bool operator==(const Config &, const Config &) = default;
 };
@@ -65,13 +66,15 @@ class ConfigError : public std::runtime_error {
 void load_config_file(Config &config, const std::string &path);
 /// Apply TOML text; `name` stands for the file in errors.
 void load_config_text(Config &config, std::string_view text, const std::string &name);
-/// Apply EFUSE_SECTION_KEY variables, e.g. EFUSE_RING_DEPTH=256; an EFUSE_ variable that names no key is an error
-/// (EFUSE_CACHE, EFUSE_CONFIG and EFUSE_RUNDIR are not keys and are left alone).
+/// Apply EFUSE_SECTION_KEY variables, e.g. EFUSE_RING_DEPTH=256. One of that shape that names no key is an error;
+/// EFUSE_CONFIG, EFUSE_RUNDIR and other names of one word are left alone, and so is EFUSE_VM_*.
 void load_config_environment(Config &config);
 /// Apply one "section.key=value" from the command line; the value is TOML, bare words are strings.
 void set_config_key(Config &config, std::string_view assignment);
 /// Check what no single key can show (ring bytes over EFUSE_MAX_RING_BYTES, payload pool smaller than one max_write, ...).
 void check_config(const Config &config);
+/// Bytes of the kernel's and the daemon's region of one ring (EFUSE_REGION_KERN + EFUSE_REGION_USER).
+std::uint64_t ring_region_bytes(const Config &config);
 /// The effective configuration as TOML with comments; load_config_text() of it gives the same Config.
 std::string to_toml(const Config &config);
 

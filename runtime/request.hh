@@ -52,3 +52,11 @@ struct fuse_req {
   fuse_interrupt_func_t interrupt_func = nullptr;
   void *interrupt_data = nullptr;
 };
+
+namespace efuse {
+/// An INTERRUPT for `unique` came and `req` is that request, or is about to be:
+/// remember it, and run the interrupt callback if there is one. A request that
+/// was answered meanwhile is left alone. Any thread, no lock of the caller's
+/// that a filesystem's callback could need.
+void mark_interrupted(fuse_req &req, std::uint64_t unique) noexcept;
+}  // namespace efuse

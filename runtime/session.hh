@@ -29,10 +29,26 @@ class Session final : public SessionCore {
   /// usable. Throws std::system_error or std::runtime_error with one clear line;
   /// then no mount, thread or descriptor is left.
   void mount();
+  /// The two halves of mount(), for programs that fork between them: mount, and leave INIT unanswered;
+  /// answer INIT and start the transports. Both throw as mount() does.
+  void connect();
+  void start();
   /// Serve until unmounted, or until exit(). Returns 0 or an errno. Not from two threads.
   int run();
-  /// Unmount (lazily where busy), stop the transports. Idempotent.
+  /// Unmount (lazily where busy) while the transports still serve, so that dirty
+  /// pages get to the filesystem; then stop the transports and end the connection. Idempotent.
   void unmount() noexcept;
+
+  /// Where to mount and how to serve; before connect() and start().
+  MountOptions &mount_options() noexcept;
+  Config &config() noexcept;
+  /// /dev/fuse; -1 while not connected.
+  [[nodiscard]] int fd() const noexcept;
+  [[nodiscard]] bool started() const noexcept;
+  /// exit() was called, or the connection has ended.
+  [[nodiscard]] bool exited() const noexcept;
+  /// Take an exit() back.
+  void reset() noexcept;
 
   /// "ring", "uring" or "dev"; valid after mount().
   [[nodiscard]] std::string_view transport_name() const noexcept;
@@ -44,8 +60,13 @@ class Session final : public SessionCore {
   int notify(std::int32_t code, std::span<const iovec> body) noexcept override;
   void interrupt(std::uint64_t unique) noexcept override;
   void exit(int error) noexcept override;
+  bool take_early_interrupt(std::uint64_t unique) noexcept override;
 
  private:
+  void negotiate();
+  std::size_t read_init(int fd, std::span<std::byte> buffer);
+  void start_transports();
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -8,12 +8,16 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <span>
+#include <unordered_map>
 
 namespace efuse {
+
+struct RunningInterrupt;
 
 class SessionCore {
  public:
@@ -30,6 +34,12 @@ class SessionCore {
   std::uint32_t proto_minor = 0;  // of FUSE protocol 7.x as negotiated
   std::size_t buf_size = 0;  // longest message from the kernel: max_write + header room
   bool debug = false;        // print requests and replies to stderr
+  std::uint64_t kernel_flags = 0;  // INIT flags that the kernel offered
+  /// Before INIT: INIT flags that a transport wants beside the capabilities in
+  /// conn.want, taken where the kernel offers them. After: all that were agreed on.
+  std::uint64_t init_flags = 0;
+  bool deny_others = false;  // mounted with allow_root: only `owner` and root are served
+  uid_t owner = 0;
 
   /// Write an unsolicited notification (fuse_out_header with unique 0 is made
   /// here; `body` follows it). Returns 0 or -errno. Any thread.
@@ -43,11 +53,35 @@ class SessionCore {
   /// async-signal-safe.
   virtual void exit(int error) noexcept = 0;
 
-  /// Guards fuse_req::interrupt_func and interrupt_data.
+  /// Interrupts that came before their request, see take_early_interrupt().
+  std::atomic<std::uint32_t> early_interrupts{0};
+  /// dispatch() asks once per request, and only while early_interrupts is not 0,
+  /// after it has stored req.unique (seq_cst, as is the load of early_interrupts:
+  /// the interrupter remembers, then looks for the request again). true: the
+  /// request with this unique is interrupted already.
+  virtual bool take_early_interrupt(std::uint64_t /*unique*/) noexcept { return false; }
+
+  /// Guards fuse_req::interrupt_func and interrupt_data, and running_interrupts.
   std::mutex interrupt_mutex;
+  std::condition_variable interrupt_done;  // one of running_interrupts has ended
+  RunningInterrupt *running_interrupts = nullptr;
+
+  /// FUSE_NOTIFY_RETRIEVE sent and not yet answered: notify_unique to the caller's cookie.
+  std::mutex retrieve_mutex;
+  std::unordered_map<std::uint64_t, void *> retrieves;  // guarded by retrieve_mutex
+  std::uint64_t next_retrieve = 1;                      // likewise
 
   std::atomic<bool> got_init{false};
   std::atomic<bool> got_destroy{false};
 };
+
+/// The handle that filesystems hold: libfuse's opaque struct fuse_session is a
+/// SessionCore here.
+inline fuse_session *to_handle(SessionCore &session) noexcept {
+  return reinterpret_cast<fuse_session *>(&session);
+}
+inline SessionCore *from_handle(fuse_session *handle) noexcept {
+  return reinterpret_cast<SessionCore *>(handle);
+}
 
 }  // namespace efuse

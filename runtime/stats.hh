@@ -5,8 +5,12 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
 
 namespace efuse {
 
@@ -41,14 +45,78 @@ inline constexpr std::size_t kWays = static_cast<std::size_t>(Way::count_);
 /// Opcodes that have a row of their own; what is larger shares the last (CUSE, future ones).
 inline constexpr std::size_t kOpcodes = 64;
 
+using WayCounts = std::array<std::uint64_t, kWays>;
+
+/// "ring", "uring", "stock", "fastpath".
+std::string_view way_name(Way way) noexcept;
+/// "GETATTR"; "OPCODE_61" for one without a name, "OTHER" for the shared last row.
+std::string opcode_name(std::uint32_t opcode);
+
+class StatsSnapshot;
+
 /// Counters and histograms of one channel.
 class ChannelStats {
  public:
+  /// Disabled: completed() does nothing and snapshots stay empty.
+  explicit ChannelStats(bool enabled = true) noexcept : enabled_(enabled) {}
+  ~ChannelStats();
+  ChannelStats(const ChannelStats &) = delete;
+  ChannelStats &operator=(const ChannelStats &) = delete;
+
   /// One request is finished. Any thread: the first thread that calls it owns the
   /// fast block and pays plain stores; others share a second block under a lock.
   /// `queue_ns`: enqueue to dequeue, 0 where the kernel does not tell;
   /// `service_ns`: dequeue to reply.
   void completed(std::uint32_t opcode, Way way, std::uint64_t queue_ns, std::uint64_t service_ns) noexcept;
+
+ private:
+  friend class StatsSnapshot;
+
+  struct Latency {
+    Histogram queue;
+    Histogram service;
+  };
+  // Most mounts see a dozen opcodes: a latency pair (5 KiB) is allocated at an
+  // opcode's first request and published with release; it lives as long as this.
+  struct alignas(64) Block {
+    std::array<WayCounts, kOpcodes> count{};
+    std::array<std::atomic<Latency *>, kOpcodes> latency{};
+
+    void add(std::size_t row, Way way, std::uint64_t queue_ns, std::uint64_t service_ns) noexcept;
+  };
+
+  bool enabled_;
+  std::atomic<std::uintptr_t> owner_{0};  // pthread_self() of the first caller
+  Block own_;                             // written by owner_
+  std::atomic_flag shared_lock_;          // writers of shared_; readers take no lock
+  Block shared_;                          // written by every other thread
+};
+
+/// Many channels merged at one moment. Private to one thread.
+class StatsSnapshot {
+ public:
+  struct Op {
+    WayCounts count{};
+    Histogram queue;
+    Histogram service;
+  };
+
+  /// Add a channel, which may go on serving meanwhile.
+  void add(const ChannelStats &channel);
+
+  /// By opcode, kOpcodes - 1 for the shared row; only opcodes that were seen.
+  [[nodiscard]] const std::map<std::uint32_t, Op> &by_op() const noexcept { return by_op_; }
+  /// Of all opcodes.
+  [[nodiscard]] WayCounts total() const noexcept;
+  /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"latency":{OPCODE:
+  /// {"queue_us":{"p50","p99","max"},"service_us":{...}}}`, as text of a JSON object. An
+  /// opcode whose requests carry no enqueue time has no "queue_us".
+  [[nodiscard]] std::string json() const;
+
+ private:
+  void add(const ChannelStats::Block &block);
+
+  std::map<std::uint32_t, Op> by_op_;
 };
 
 }  // namespace efuse

@@ -133,7 +133,7 @@ struct efuse_tune {
 #define EFUSE_IOC_TYPE		0xEF
 #define EFUSE_IOC_ATTACH	_IOWR(EFUSE_IOC_TYPE, 0, struct efuse_attach)
 #define EFUSE_IOC_ENTER		_IOW(EFUSE_IOC_TYPE, 1, struct efuse_enter)
-/* New requests take the stock path; returns how many are still in flight. */
+/* New requests take the stock path; returns how many are still in flight, -ENODEV once nobody waits for them. */
 #define EFUSE_IOC_DRAIN		_IO(EFUSE_IOC_TYPE, 2)
 /* Give the connection back; what is in flight is queued again on the stock path. */
 #define EFUSE_IOC_DETACH	_IO(EFUSE_IOC_TYPE, 3)

@@ -350,7 +350,7 @@ long efuse_attach(struct efuse_conn *ec, struct efuse_attach __user *arg)
 	return ret;
 }
 
-/* New requests take the stock path from now on; the number still on the rings. */
+/* New requests take the stock path from now on; the number still on the rings, -ENODEV if nobody waits for them. */
 long efuse_drain(struct efuse_conn *ec)
 {
 	long left = 0;
@@ -362,6 +362,8 @@ long efuse_drain(struct efuse_conn *ec)
 		WRITE_ONCE(ec->rings[i].kh->state, EFUSE_RING_DRAINING);
 		left += READ_ONCE(ec->rings[i].in_flight);
 	}
+	if (ec->detached || !READ_ONCE(ec->fc->connected))
+		left = -ENODEV;
 	mutex_unlock(&ec->lock);
 	return left;
 }

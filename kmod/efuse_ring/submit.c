@@ -76,7 +76,7 @@ static void efuse_prepare(struct efuse_ring *ring, u32 slot, struct fuse_req *re
 	s->out_cap = sz->out;
 	req->in.h.unique = s->unique;
 
-	in->need_commit = !spin;
+	WRITE_ONCE(in->need_commit, !spin);	/* the daemon may still look at the slot's last use */
 	in->flags = background ? EFUSE_SLOT_BACKGROUND : 0;
 	in->in_len = req->in.h.len - sz->in_pay;
 	in->in_payload_len = sz->in_pay;
@@ -160,7 +160,7 @@ static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
 {
 	struct efuse_sizes sz;
 	struct efuse_ring *ring;
-	bool spin, defer;
+	bool spin, background, defer;
 	u32 gen;
 	int slot;
 
@@ -168,9 +168,18 @@ static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
 	slot = efuse_measure(ec, req, &sz);
 	if (slot)
 		goto err_count;
-	/* bg_lock is no place to copy a megabyte: a worker does that, in ENTER. */
-	defer = sz.in_pay && test_bit(FR_BACKGROUND, &req->flags);
+	/*
+	 * bg_lock is no place to copy a megabyte: a worker does that, in ENTER.
+	 * Nor does a background request leave for want of payload: somebody holds
+	 * it, and will wake a worker when he gives it back. In their order.
+	 */
+	background = test_bit(FR_BACKGROUND, &req->flags);
+	defer = background && (sz.in_pay || (sz.pay && READ_ONCE(ring->kh->deferred)));
 	slot = efuse_take(ring, defer ? 0 : sz.pay);
+	if (slot == -ENOSPC && background) {
+		defer = true;
+		slot = efuse_take(ring, 0);
+	}
 	if (slot < 0)
 		goto err_count;
 	efuse_prepare(ring, slot, req, &sz, spin);
@@ -260,6 +269,8 @@ static void efuse_fill_one(struct efuse_ring *ring, u32 slot)
 		set_bit(FR_SENT, &req->flags);
 		efuse_publish(ring, slot);
 		spin_unlock(&fpq->lock);
+		/* The caller may be no worker, and the worker that was woken for this have found nothing. */
+		efuse_wake_worker(ring);
 		return;
 	}
 	if (!fpq->connected) {	/* abort left it to us, with the error set */

@@ -131,6 +131,12 @@ static bool efuse_has_work(struct efuse_ring *ring)
 	       READ_ONCE(ring->forget_tail) != READ_ONCE(uh->forget_head);
 }
 
+/* More than the one request that a worker is about to take. */
+static bool efuse_has_more_work(struct efuse_ring *ring)
+{
+	return READ_ONCE(ring->pending_tail) - READ_ONCE(ring->uh->pending_head) > 1;
+}
+
 static bool efuse_gone(struct efuse_ring *ring)
 {
 	return READ_ONCE(ring->dead) || !READ_ONCE(efuse_pq(ring)->connected);
@@ -205,10 +211,10 @@ int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns)
 	}
 	if (efuse_gone(ring))
 		return -ENODEV;
+	/* An exclusive wake-up that this worker does not need, or not alone, is passed on. */
+	if (ret == -EINTR ? efuse_has_work(ring) : efuse_has_more_work(ring))
+		efuse_wake_worker(ring);
 	if (efuse_take_kick(ring))
 		return 0;
-	/* An exclusive wake-up that came with the signal is passed on. */
-	if (ret == -EINTR && efuse_has_work(ring))
-		efuse_wake_worker(ring);
 	return ret == -ETIME ? 0 : ret;
 }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// efuse stat [MOUNTPOINT] [--json]: what the running daemons have served.
+#include "commands.hh"
+
+#include "control.hh"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+namespace efuse::cli {
+namespace {
+
+using json = nlohmann::json;
+namespace stdfs = std::filesystem;
+
+constexpr std::array<const char *, 4> kWayNames{"ring", "uring", "stock", "fastpath"};
+
+struct Options {
+  std::string mountpoint;
+  bool as_json = false;
+};
+
+/// Names that the user's MOUNTPOINT may have in a daemon's answer. The mountpoint
+/// itself is not looked at: its filesystem may be the one that hangs.
+std::vector<std::string> spellings(const std::string &mountpoint) {
+  std::error_code ignored;
+  stdfs::path path = stdfs::absolute(mountpoint, ignored).lexically_normal();
+  if (path.filename().empty() && path.has_relative_path()) path = path.parent_path();
+  std::vector<std::string> out{path.string()};
+  const stdfs::path parent = stdfs::canonical(path.parent_path(), ignored);
+  if (!ignored) out.push_back((parent / path.filename()).lexically_normal().string());
+  // readlink() on a mountpoint fails without asking its filesystem.
+  const stdfs::path target = stdfs::read_symlink(path, ignored);
+  if (!ignored) out.push_back((path.parent_path() / target).lexically_normal().string());
+  return out;
+}
+
+std::string text_of(const json &object, const char *name) {
+  const auto it = object.find(name);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : std::string("?");
+}
+
+std::string count_of(const json &counts, const char *way) {
+  const auto it = counts.find(way);
+  return it != counts.end() && it->is_number() ? it->dump() : std::string("-");
+}
+
+std::string us_of(const json &mount, const std::string &opcode, const char *part, const char *quantile) {
+  const json::json_pointer pointer = json::json_pointer("/latency") / opcode / part / quantile;
+  if (!mount.contains(pointer) || !mount.at(pointer).is_number()) return "-";
+  return fmt::format("{:.1f}", mount.at(pointer).get<double>());
+}
+
+using Row = std::array<std::string, 9>;
+
+Row row_of(const json &mount, const std::string &opcode, const json &counts) {
+  Row row{opcode};
+  for (std::size_t way = 0; way < kWayNames.size(); ++way) row[1 + way] = count_of(counts, kWayNames[way]);
+  row[5] = us_of(mount, opcode, "queue_us", "p50");
+  row[6] = us_of(mount, opcode, "queue_us", "p99");
+  row[7] = us_of(mount, opcode, "service_us", "p50");
+  row[8] = us_of(mount, opcode, "service_us", "p99");
+  return row;
+}
+
+void print_aligned(const std::vector<Row> &rows) {
+  std::array<std::size_t, std::tuple_size_v<Row>> width{};
+  for (const Row &row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  for (const Row &row : rows) {
+    fmt::print("  {:<{}}", row[0], width[0]);
+    for (std::size_t i = 1; i < row.size(); ++i) fmt::print("  {:>{}}", row[i], width[i]);
+    fmt::print("\n");
+  }
+}
+
+void print_mount(const json &mount) {
+  fmt::print("{}  transport {}", text_of(mount, "mountpoint"), text_of(mount, "transport"));
+  if (const std::string reason = mount.value("reason", ""); !reason.empty()) fmt::print(" ({})", reason);
+  const json requests = mount.value("requests", json::object());
+  for (const char *way : kWayNames)
+    fmt::print("{} {} {}", way == kWayNames[0] ? ", requests:" : ",", way, count_of(requests, way));
+  fmt::print("\n");
+  const json by_op = mount.value("by_op", json::object());
+  if (by_op.empty()) return;
+  std::vector<Row> rows{
+      {"opcode", "ring", "uring", "stock", "fastpath", "queue p50 us", "p99", "service p50 us", "p99"}};
+  for (const auto &[opcode, counts] : by_op.items()) rows.push_back(row_of(mount, opcode, counts));
+  print_aligned(rows);
+}
+
+std::vector<json> ask_daemons() {
+  std::vector<std::string> problems;
+  std::vector<json> mounts;
+  for (json &mount : query_all("stat", &problems)) {
+    if (mount.is_object() && mount.contains("mountpoint"))
+      mounts.push_back(std::move(mount));
+    else
+      problems.push_back("a daemon answered: " + mount.dump());
+  }
+  for (const std::string &problem : problems) fmt::print(stderr, "efuse: {}\n", problem);
+  return mounts;
+}
+
+void stat(const Options &options) {
+  std::vector<json> mounts = ask_daemons();
+  if (!options.mountpoint.empty()) {
+    const auto names = spellings(options.mountpoint);
+    std::erase_if(mounts, [&](const json &mount) {
+      return std::find(names.begin(), names.end(), text_of(mount, "mountpoint")) == names.end();
+    });
+    if (mounts.empty())
+      throw std::runtime_error(
+          fmt::format("{}: no efuse mount (looked in {})", options.mountpoint, control_directory()));
+  }
+  if (options.as_json) {
+    fmt::print("{}\n", json(mounts).dump(2));
+    return;
+  }
+  if (mounts.empty()) fmt::print("no efuse mounts (looked in {})\n", control_directory());
+  for (std::size_t i = 0; i < mounts.size(); ++i) {
+    if (i) fmt::print("\n");
+    print_mount(mounts[i]);
+  }
+}
+
+}  // namespace
+
+void add_stat(CLI::App &app) {
+  auto options = std::make_shared<Options>();
+  CLI::App *command = app.add_subcommand("stat", "requests and latencies by transport and opcode");
+  command->add_option("MOUNTPOINT", options->mountpoint, "this mount only");
+  command->add_flag("--json", options->as_json, "an array of mounts as JSON");
+  command->callback([options] { stat(*options); });
+}
+
+}  // namespace efuse::cli

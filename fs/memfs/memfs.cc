@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// memfs as a low-level FUSE filesystem: requests become calls of a Store.
+//
+// A node id is an inode number of the store. When the kernel no longer wants a
+// reply that counted a lookup or opened a file (-ENOENT from fuse_reply_*), that
+// reference is given back here, for the kernel will not.
+#include "../file_info.hh"
+#include "../options.hh"
+#include "../registry.hh"
+#include "store.hh"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+namespace efuse::fs {
+namespace {
+
+using memfs::AttrChange;
+using memfs::Cred;
+using memfs::DirEntry;
+using memfs::NodeInfo;
+using memfs::Store;
+
+struct Settings {
+  memfs::Limits limits;
+  mode_t root_mode = 0755;
+  double attr_timeout = 1.0;
+  double entry_timeout = 1.0;
+  double negative_timeout = 0;
+  bool direct_io = false;
+  bool keep_cache = true;
+  bool auto_inval = false;
+  bool writeback = false;
+};
+
+std::uint64_t ram_bytes() {
+  return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<std::uint64_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+mode_t parse_mode(std::uint64_t digits) {
+  mode_t mode = 0;
+  std::uint64_t rest = digits;
+  for (unsigned shift = 0; rest != 0 && shift < 12; shift += 3, rest /= 10) {
+    if (rest % 10 > 7) break;
+    mode |= static_cast<mode_t>(rest % 10) << shift;
+  }
+  if (rest != 0)
+    throw std::invalid_argument("memfs: option mode=" + std::to_string(digits) +
+                                ": expected octal permissions");
+  return mode;
+}
+
+Settings parse(std::vector<std::string> &options) {
+  OptionReader reader("memfs", options);
+  Settings s;
+  const std::uint64_t ram = ram_bytes();
+  s.limits.bytes = reader.bytes("size", ram).value_or(ram / 2);
+  s.limits.inodes = reader.count("nr_inodes").value_or(ram / memfs::kPageSize / 2);
+  if (s.limits.bytes < memfs::kPageSize)
+    throw std::invalid_argument("memfs: option size: expected at least 4096");
+  if (const auto mode = reader.count("mode")) s.root_mode = parse_mode(*mode);
+  s.attr_timeout = reader.seconds("attr_timeout").value_or(s.attr_timeout);
+  s.entry_timeout = reader.seconds("entry_timeout").value_or(s.entry_timeout);
+  s.negative_timeout = reader.seconds("negative_timeout").value_or(s.negative_timeout);
+  s.direct_io = reader.flag("direct_io");
+  const bool kernel_cache = reader.flag("kernel_cache");  // the default, spelt out
+  s.auto_inval = reader.flag("auto_cache");
+  if (reader.flag("no_kernel_cache")) s.keep_cache = false;
+  if (kernel_cache && (s.auto_inval || !s.keep_cache))
+    throw std::invalid_argument("memfs: kernel_cache, auto_cache and no_kernel_cache exclude each other");
+  s.writeback = reader.flag("writeback_cache");
+  return s;
+}
+
+class Memfs : public Filesystem {
+ public:
+  explicit Memfs(const Settings &settings)
+      : settings(settings), store(settings.limits, settings.root_mode, {getuid(), getgid()}) {}
+
+  [[nodiscard]] const fuse_lowlevel_ops &ops() const noexcept override;
+  [[nodiscard]] void *userdata() noexcept override { return this; }
+  [[nodiscard]] std::vector<std::string> mount_options() const override { return {"default_permissions"}; }
+
+  [[nodiscard]] fuse_entry_param entry(const NodeInfo &info) const noexcept {
+    fuse_entry_param e{};
+    e.ino = info.ino;
+    e.generation = info.generation;
+    e.attr = info.attr;
+    e.attr_timeout = settings.attr_timeout;
+    e.entry_timeout = settings.entry_timeout;
+    return e;
+  }
+
+  const Settings settings;
+  Store store;
+};
+
+Memfs &memfs_of(fuse_req_t req) noexcept { return *static_cast<Memfs *>(fuse_req_userdata(req)); }
+
+Cred cred_of(fuse_req_t req) noexcept {
+  const fuse_ctx *ctx = fuse_req_ctx(req);
+  return {ctx->uid, ctx->gid};
+}
+
+void reply_status(fuse_req_t req, int status) noexcept { fuse_reply_err(req, -status); }
+
+void reply_node(fuse_req_t req, Memfs &fs, int status, const NodeInfo &info) noexcept {
+  if (status != 0) return reply_status(req, status);
+  const fuse_entry_param e = fs.entry(info);
+  if (fuse_reply_entry(req, &e) == -ENOENT) fs.store.forget(info.ino, 1);
+}
+
+void set_open_flags(const Settings &settings, fuse_file_info &fi) noexcept {
+  fi.direct_io = settings.direct_io;
+  fi.keep_cache = settings.keep_cache;
+  allow_parallel_writes(fi);
+}
+
+void init(void *userdata, fuse_conn_info *conn) {
+  const Settings &settings = static_cast<Memfs *>(userdata)->settings;
+  conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC |
+                                 FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+                                 FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS);
+  // The kernel drops set-user-ID bits with a SETATTR: then its own copy of the
+  // mode, which exec() looks at, is right at once and not after attr_timeout.
+  conn->want &= ~static_cast<unsigned>(FUSE_CAP_HANDLE_KILLPRIV);
+  // All changes come through this kernel, which keeps its pages right by itself.
+  conn->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE);
+  if (settings.auto_inval) conn->want |= conn->capable & FUSE_CAP_AUTO_INVAL_DATA;
+  if (settings.writeback) conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
+}
+
+void lookup(fuse_req_t req, fuse_ino_t parent, const char *name) {
+  Memfs &fs = memfs_of(req);
+  NodeInfo info;
+  const int status = fs.store.lookup(parent, name, info);
+  if (status == -ENOENT && fs.settings.negative_timeout > 0) {
+    fuse_entry_param absent{};  // ino 0
+    absent.entry_timeout = fs.settings.negative_timeout;
+    fuse_reply_entry(req, &absent);
+    return;
+  }
+  reply_node(req, fs, status, info);
+}
+
+void forget(fuse_req_t req, fuse_ino_t ino, std::uint64_t nlookup) {
+  memfs_of(req).store.forget(ino, nlookup);
+  fuse_reply_none(req);
+}
+
+void forget_multi(fuse_req_t req, std::size_t count, fuse_forget_data *forgets) {
+  Store &store = memfs_of(req).store;
+  for (std::size_t i = 0; i < count; ++i) store.forget(forgets[i].ino, forgets[i].nlookup);
+  fuse_reply_none(req);
+}
+
+void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
+  Memfs &fs = memfs_of(req);
+  struct stat st;
+  const int status = fs.store.getattr(ino, st);
+  if (status != 0) return reply_status(req, status);
+  fuse_reply_attr(req, &st, fs.settings.attr_timeout);
+}
+
+AttrChange change_of(const struct stat &attr, int to_set) {
+  AttrChange c;
+  if (to_set & FUSE_SET_ATTR_MODE) c.mode = attr.st_mode;
+  if (to_set & FUSE_SET_ATTR_UID) c.uid = attr.st_uid;
+  if (to_set & FUSE_SET_ATTR_GID) c.gid = attr.st_gid;
+  if (to_set & FUSE_SET_ATTR_SIZE) c.size = attr.st_size;
+  if (to_set & FUSE_SET_ATTR_ATIME) c.atime = attr.st_atim;
+  if (to_set & FUSE_SET_ATTR_MTIME) c.mtime = attr.st_mtim;
+  if (to_set & FUSE_SET_ATTR_CTIME) c.ctime = attr.st_ctim;
+  c.atime_now = (to_set & FUSE_SET_ATTR_ATIME_NOW) != 0;
+  c.mtime_now = (to_set & FUSE_SET_ATTR_MTIME_NOW) != 0;
+  return c;
+}
+
+void setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, fuse_file_info *) {
+  Memfs &fs = memfs_of(req);
+  struct stat st;
+  const int status = fs.store.setattr(ino, change_of(*attr, to_set), cred_of(req), st);
+  if (status != 0) return reply_status(req, status);
+  fuse_reply_attr(req, &st, fs.settings.attr_timeout);
+}
+
+void readlink(fuse_req_t req, fuse_ino_t ino) {
+  const char *target = nullptr;
+  const int status = memfs_of(req).store.readlink(ino, target);
+  if (status != 0) return reply_status(req, status);
+  fuse_reply_readlink(req, target);
+}
+
+void mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev) {
+  Memfs &fs = memfs_of(req);
+  NodeInfo info;
+  const int status = fs.store.mknod(parent, name, mode, rdev, cred_of(req), info);
+  reply_node(req, fs, status, info);
+}
+
+void mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode) {
+  mknod(req, parent, name, S_IFDIR | (mode & 07777), 0);
+}
+
+void symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name) {
+  Memfs &fs = memfs_of(req);
+  NodeInfo info;
+  const int status = fs.store.symlink(parent, name, target, cred_of(req), info);
+  reply_node(req, fs, status, info);
+}
+
+void link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name) {
+  Memfs &fs = memfs_of(req);
+  NodeInfo info;
+  const int status = fs.store.link(ino, parent, name, info);
+  reply_node(req, fs, status, info);
+}
+
+void unlink(fuse_req_t req, fuse_ino_t parent, const char *name) {
+  reply_status(req, memfs_of(req).store.unlink(parent, name));
+}
+
+void rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) {
+  reply_status(req, memfs_of(req).store.rmdir(parent, name));
+}
+
+void rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name,
+            unsigned flags) {
+  reply_status(req, memfs_of(req).store.rename(parent, name, new_parent, new_name, flags));
+}
+
+int truncate_for_open(Store &store, fuse_ino_t ino, const Cred &cred, struct stat &st) noexcept {
+  AttrChange change;
+  change.size = 0;
+  return store.setattr(ino, change, cred, st);
+}
+
+void open(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
+  Memfs &fs = memfs_of(req);
+  struct stat st;
+  int status = (fi->flags & O_TRUNC) != 0 ? truncate_for_open(fs.store, ino, cred_of(req), st) : 0;
+  if (status == 0) status = fs.store.open(ino);
+  if (status != 0) return reply_status(req, status);
+  set_open_flags(fs.settings, *fi);
+  if (fuse_reply_open(req, fi) == -ENOENT) fs.store.release(ino);
+}
+
+/// Somebody was faster than the kernel's own lookup: open what is there.
+int create_over(Store &store, fuse_ino_t parent, const char *name, int flags, const Cred &cred,
+                NodeInfo &info) noexcept {
+  int status = store.lookup(parent, name, info);
+  if (status != 0) return status;
+  if (!S_ISREG(info.attr.st_mode))
+    status = -EEXIST;
+  else if ((flags & O_TRUNC) != 0)
+    status = truncate_for_open(store, info.ino, cred, info.attr);
+  if (status != 0) store.forget(info.ino, 1);
+  return status;
+}
+
+void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, fuse_file_info *fi) {
+  Memfs &fs = memfs_of(req);
+  const Cred cred = cred_of(req);
+  NodeInfo info;
+  int status = fs.store.mknod(parent, name, S_IFREG | (mode & 07777), 0, cred, info);
+  if (status == -EEXIST && (fi->flags & O_EXCL) == 0)
+    status = create_over(fs.store, parent, name, fi->flags, cred, info);
+  if (status == 0) status = fs.store.open(info.ino);
+  if (status != 0) return reply_status(req, status);
+  set_open_flags(fs.settings, *fi);
+  const fuse_entry_param e = fs.entry(info);
+  if (fuse_reply_create(req, &e, fi) == -ENOENT) fs.store.forget(info.ino, 2);
+}
+
+void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
+  memfs_of(req).store.release(ino);
+  reply_status(req, 0);
+}
+
+void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+  bool replied = false;
+  const int status = memfs_of(req).store.read(ino, offset, size, [&](std::span<const iovec> pieces) {
+    replied = true;
+    fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
+    return 0;
+  });
+  if (!replied) reply_status(req, status);
+}
+
+void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, off_t offset,
+           fuse_file_info *fi) {
+  // Pages that the kernel writes back have no caller.
+  const Cred cred = fi->writepage ? Cred{} : cred_of(req);
+  const std::int64_t written = memfs_of(req).store.write(ino, offset, {data, size}, cred);
+  if (written < 0) return reply_status(req, static_cast<int>(written));
+  fuse_reply_write(req, static_cast<std::size_t>(written));
+}
+
+void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
+  Memfs &fs = memfs_of(req);
+  const int status = fs.store.open(ino);
+  if (status != 0) return reply_status(req, status);
+  if (fuse_reply_open(req, fi) == -ENOENT) fs.store.release(ino);
+}
+
+/// A reply to READDIR or READDIRPLUS under construction.
+class DirBuffer {
+ public:
+  DirBuffer(fuse_req_t req, Memfs &fs, std::size_t size)
+      : req_(req), fs_(fs), bytes_(scratch()), size_(size) {
+    if (bytes_.size() < size) bytes_.resize(size);
+  }
+
+  bool add(const DirEntry &entry) {
+    struct stat st {};
+    st.st_ino = entry.ino;
+    st.st_mode = entry.type;
+    name_.assign(entry.name);
+    return fits(fuse_add_direntry(req_, at(), left(), name_.c_str(), &st, static_cast<off_t>(entry.cookie)));
+  }
+
+  bool add_plus(const DirEntry &entry) {
+    fuse_entry_param e{};
+    if (entry.node != nullptr) {
+      NodeInfo info;
+      Store::describe(*entry.node, info);
+      e = fs_.entry(info);
+    } else {  // "." and "..": node id 0, so the kernel counts no lookup
+      e.attr.st_ino = entry.ino;
+      e.attr.st_mode = entry.type;
+    }
+    name_.assign(entry.name);
+    if (!fits(
+            fuse_add_direntry_plus(req_, at(), left(), name_.c_str(), &e, static_cast<off_t>(entry.cookie))))
+      return false;
+    if (entry.node != nullptr) {
+      Store::count_lookup(*entry.node);
+      counted_.push_back(entry.ino);
+    }
+    return true;
+  }
+
+  void reply() noexcept {
+    if (fuse_reply_buf(req_, bytes_.data(), used_) == -ENOENT) undo();
+  }
+  void undo() noexcept {
+    for (const std::uint64_t ino : counted_) fs_.store.forget(ino, 1);
+  }
+
+ private:
+  static std::vector<char> &scratch() {
+    thread_local std::vector<char> bytes;
+    return bytes;
+  }
+  [[nodiscard]] char *at() noexcept { return bytes_.data() + used_; }
+  [[nodiscard]] std::size_t left() const noexcept { return size_ - used_; }
+  bool fits(std::size_t needed) noexcept {
+    if (needed > left()) return false;
+    used_ += needed;
+    return true;
+  }
+
+  fuse_req_t req_;
+  Memfs &fs_;
+  std::vector<char> &bytes_;
+  const std::size_t size_;
+  std::size_t used_ = 0;
+  std::string name_;  // libfuse wants a terminated one
+  std::vector<std::uint64_t> counted_;
+};
+
+void read_entries(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, bool plus) {
+  Memfs &fs = memfs_of(req);
+  try {
+    DirBuffer buffer(req, fs, size);
+    const int status = fs.store.readdir(ino, static_cast<std::uint64_t>(offset), [&](const DirEntry &entry) {
+      return plus ? buffer.add_plus(entry) : buffer.add(entry);
+    });
+    status == 0 ? buffer.reply() : reply_status(req, status);
+  } catch (const std::bad_alloc &) {
+    reply_status(req, -ENOMEM);
+  }
+}
+
+void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+  read_entries(req, ino, size, offset, false);
+}
+
+void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+  read_entries(req, ino, size, offset, true);
+}
+
+void statfs(fuse_req_t req, fuse_ino_t) {
+  struct statvfs st;
+  memfs_of(req).store.statfs(st);
+  fuse_reply_statfs(req, &st);
+}
+
+void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
+              int flags) {
+  reply_status(req, memfs_of(req).store.setxattr(ino, name, {value, size}, flags));
+}
+
+/// The protocol of getxattr and listxattr: with size 0 the length alone. `fetch`
+/// returns the length, or -ERANGE if the buffer is too small.
+template <typename Fetch>
+void reply_xattr(fuse_req_t req, std::size_t size, Fetch &&fetch) noexcept {
+  thread_local std::vector<char> buffer;
+  size = std::min(size, std::max(Store::kMaxXattrValue, Store::kMaxXattrNames));
+  try {
+    if (buffer.size() < size) buffer.resize(size);
+  } catch (const std::bad_alloc &) {
+    return reply_status(req, -ENOMEM);
+  }
+  const int length = fetch(buffer.data(), size);
+  if (length < 0) return reply_status(req, length);
+  if (size == 0)
+    fuse_reply_xattr(req, static_cast<std::size_t>(length));
+  else
+    fuse_reply_buf(req, buffer.data(), static_cast<std::size_t>(length));
+}
+
+void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size) {
+  Store &store = memfs_of(req).store;
+  reply_xattr(req, size, [&](char *buffer, std::size_t n) { return store.getxattr(ino, name, buffer, n); });
+}
+
+void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
+  Store &store = memfs_of(req).store;
+  const bool trusted = cred_of(req).uid == 0;
+  reply_xattr(req, size,
+              [&](char *buffer, std::size_t n) { return store.listxattr(ino, trusted, buffer, n); });
+}
+
+void removexattr(fuse_req_t req, fuse_ino_t ino, const char *name) {
+  reply_status(req, memfs_of(req).store.removexattr(ino, name));
+}
+
+void fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length, fuse_file_info *) {
+  reply_status(req, memfs_of(req).store.fallocate(ino, mode, offset, length, cred_of(req)));
+}
+
+void copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_offset, fuse_file_info *, fuse_ino_t to,
+                     off_t to_offset, fuse_file_info *, std::size_t length, int flags) {
+  if (flags != 0) return reply_status(req, -EINVAL);
+  const std::int64_t n =
+      memfs_of(req).store.copy_file_range(from, from_offset, to, to_offset, length, cred_of(req));
+  if (n < 0) return reply_status(req, static_cast<int>(n));
+  fuse_reply_write(req, static_cast<std::size_t>(n));
+}
+
+void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_info *) {
+  Memfs &fs = memfs_of(req);
+  // The kernel asks without writing back first, so what it holds would look like
+  // holes. Told that there is no lseek, it takes the whole file for data.
+  if (fs.settings.writeback) return reply_status(req, -ENOSYS);
+  const std::int64_t at = fs.store.lseek(ino, offset, whence);
+  if (at < 0) return reply_status(req, static_cast<int>(at));
+  fuse_reply_lseek(req, at);
+}
+
+/// flush, fsync and fsyncdir are absent: there is nothing to do, and the kernel
+/// learns that and stops asking. Locks are absent: it keeps them itself.
+fuse_lowlevel_ops make_ops() {
+  fuse_lowlevel_ops ops{};
+  ops.init = init;
+  ops.lookup = lookup;
+  ops.forget = forget;
+  ops.forget_multi = forget_multi;
+  ops.getattr = getattr;
+  ops.setattr = setattr;
+  ops.readlink = readlink;
+  ops.mknod = mknod;
+  ops.mkdir = mkdir;
+  ops.symlink = symlink;
+  ops.link = link;
+  ops.unlink = unlink;
+  ops.rmdir = rmdir;
+  ops.rename = rename;
+  ops.open = open;
+  ops.create = create;
+  ops.release = release;
+  ops.read = read;
+  ops.write = write;
+  ops.opendir = opendir;
+  ops.releasedir = release;
+  ops.readdir = readdir;
+  ops.readdirplus = readdirplus;
+  ops.statfs = statfs;
+  ops.setxattr = setxattr;
+  ops.getxattr = getxattr;
+  ops.listxattr = listxattr;
+  ops.removexattr = removexattr;
+  ops.fallocate = fallocate;
+  ops.copy_file_range = copy_file_range;
+  ops.lseek = lseek;
+  return ops;
+}
+
+const fuse_lowlevel_ops &Memfs::ops() const noexcept {
+  static const fuse_lowlevel_ops ops = make_ops();
+  return ops;
+}
+
+}  // namespace
+
+std::unique_ptr<Filesystem> make_memfs(std::vector<std::string> &options) {
+  return std::make_unique<Memfs>(parse(options));
+}
+
+}  // namespace efuse::fs

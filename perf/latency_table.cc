@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "latency_table.hh"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace efuse::perf {
+
+namespace {
+const char kHead[] =
+    "op       thr  transport       ops/s  spread   ratio     lat p50     p99      max   queue p50     p99"
+    "      max  service p50  reply p50  ctxsw/op\n";
+
+// Three figures, or all before the point: columns of µs from 0.05 to 10 s.
+std::string figure(double value) {
+  return fmt::format("{:.{}f}", value, value < 10 ? 2 : value < 100 ? 1 : 0);
+}
+
+const Row *row_of(const Report &report, const Row &like, const std::string &transport) {
+  for (const Row &row : report.rows)
+    if (row.op == like.op && row.threads == like.threads && row.transport == transport)
+      return &row;
+  return nullptr;
+}
+
+std::string ratio(const Report &report, const Row &row) {
+  const Row *base = row_of(report, row, report.transports.front());
+  return base && base->ops_per_s > 0 ? fmt::format("{:.2f}x", row.ops_per_s / base->ops_per_s) : "-";
+}
+
+// Split times are there only where at least one operation could be split.
+std::string split(const Row &row, double value) { return row.unmeasured < 1 ? figure(value) : "-"; }
+
+std::string line(const Report &report, const Row &row) {
+  std::string text = fmt::format(
+      "{:<8} {:>3}  {:<10} {:>10.0f} {:>6.1f}% {:>7}  {:>10} {:>7} {:>8}  {:>10} {:>7} {:>8}  {:>11}  {:>9} "
+      "{:>9.2f}",
+      row.op, row.threads, row.transport, row.ops_per_s, row.spread * 100, ratio(report, row),
+      figure(row.lat.p50), figure(row.lat.p99), figure(row.lat.max), split(row, row.queue.p50),
+      split(row, row.queue.p99), split(row, row.queue.max), split(row, row.service.p50),
+      split(row, row.reply.p50), row.ctxsw_per_op);
+  if (row.unmeasured > 0)
+    text += fmt::format("  {:.3g}% not split", row.unmeasured * 100);
+  if (row.marked())
+    text += fmt::format("  ! only {:.1f}% by {}", *row.carried * 100, row.transport);
+  return text + "\n";
+}
+
+std::string carried(const std::string &transport, const std::optional<Ways> &ways) {
+  if (!ways)
+    return fmt::format("{}: does not count its requests\n", transport);
+  std::string text = fmt::format("{}: {} requests", transport, ways->total());
+  const auto part = [&](const char *name, std::uint64_t n) {
+    if (n)
+      text += fmt::format(", {:.2f}% {}", 100.0 * static_cast<double>(n) / static_cast<double>(ways->total()),
+                          name);
+  };
+  part("ring", ways->ring);
+  part("uring", ways->uring);
+  part("stock", ways->stock);
+  part("fastpath", ways->fastpath);
+  return text + "\n";
+}
+}  // namespace
+
+std::string format_table(const Report &report) {
+  const Machine &m = report.machine;
+  std::string text =
+      fmt::format("{} on Linux {}, {} CPUs ({}){}; {} rounds of {:.3g} s for each transport; µs\n", report.fs,
+                  m.kernel, m.cpus, m.name, m.commit.empty() ? "" : ", efuse " + m.commit, report.rounds,
+                  report.slice_seconds);
+  text += kHead;
+  const Row *before = nullptr;
+  for (const Row &row : report.rows) {
+    if (before && before->op != row.op)
+      text += "\n";
+    text += line(report, row);
+    before = &row;
+  }
+  text += "\n";
+  for (const auto &[transport, ways] : report.totals)
+    text += carried(transport, ways);
+  if (report.any_marked())
+    text += "! a row's requests went another way than its transport's: its figures are not about it\n";
+  return text;
+}
+
+}  // namespace efuse::perf

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// How long a worker looks at its ring before it sleeps in the kernel. The sleep
+// itself, with its announcement and re-check (W0, W1), is ENTER's.
+#pragma once
+
+#include "stats.hh"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+namespace efuse {
+
+inline void cpu_relax() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield" ::: "memory");
+#else
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+#endif
+}
+
+/// Budgets of a transport's workers. May change while they run; each is read once per wait.
+struct PollSettings {
+  std::atomic<std::uint32_t> spin_ns{0};  // in user space
+  std::atomic<std::uint32_t> poll_ns{0};  // in ENTER, while the CPU has nothing else to run
+  std::atomic<bool> adaptive{true};
+};
+
+/// Decides whether spinning is worth it, from how it went lately: each failure
+/// in a row doubles the number of waits that do not spin, one success forgets them.
+class SpinBackoff {
+ public:
+  [[nodiscard]] bool worth() noexcept {
+    if (skip_ == 0)
+      return true;
+    skip_--;
+    return false;
+  }
+  void paid() noexcept { fails_ = skip_ = 0; }
+  void failed() noexcept {
+    fails_ = std::min(fails_ + 1, kMostFails);
+    skip_ = (1u << fails_) - 1;
+  }
+
+ private:
+  static constexpr std::uint32_t kMostFails = 10;  // then one wait in 1024 tries
+  std::uint32_t fails_ = 0;
+  std::uint32_t skip_ = 0;
+};
+
+/// Owned by one worker.
+class Poller {
+ public:
+  explicit Poller(const PollSettings &settings) noexcept : settings_(settings) {}
+
+  /// Look for work until `ready()` or the budget is spent; true: there is some.
+  /// `requesters_spin`: the last requests were waited for by spinning, so the
+  /// next ones come soon and from another CPU. Otherwise a requester may want this
+  /// very CPU, and looking longer only keeps it away.
+  template <typename Ready>
+  bool poll(bool requesters_spin, Ready &&ready) noexcept {
+    if (ready())
+      return true;
+    const std::uint32_t budget = settings_.spin_ns.load(std::memory_order_relaxed);
+    const bool adaptive = settings_.adaptive.load(std::memory_order_relaxed);
+    if (budget == 0 || (adaptive && (!requesters_spin || !backoff_.worth())))
+      return false;
+    const bool found = spin(budget, ready);
+    if (found)
+      backoff_.paid();
+    else
+      backoff_.failed();
+    return found;
+  }
+
+  [[nodiscard]] std::uint32_t kernel_poll_ns() const noexcept {
+    return settings_.poll_ns.load(std::memory_order_relaxed);
+  }
+
+ private:
+  template <typename Ready>
+  static bool spin(std::uint32_t budget, Ready &ready) noexcept {
+    const std::uint64_t end = now_ns() + budget;
+    do {
+      for (int i = 0; i < 16; i++) {
+        cpu_relax();
+        if (ready())
+          return true;
+      }
+    } while (now_ns() < end);
+    return false;
+  }
+
+  const PollSettings &settings_;
+  SpinBackoff backoff_;
+};
+
+}  // namespace efuse

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "session.hh"
+
+#include "channel.hh"
+#include "dispatch.hh"
+#include "mount.hh"
+#include "protocol.hh"
+#include "request.hh"
+#include "stats.hh"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+namespace efuse {
+namespace {
+
+/// INIT is queued before mount(2) returns; a kernel that does not send it within this has a problem.
+constexpr int kInitTimeoutMs = 10'000;
+
+/// One message to the kernel. Returns 0 or -errno.
+int send_message(int fd, std::int32_t error, std::uint64_t unique, std::span<const iovec> body) noexcept {
+  constexpr std::size_t kMost = 64;  // no notification and no reply to INIT has as many parts
+  if (body.size() >= kMost)
+    return -EINVAL;
+  std::array<iovec, kMost> iov;
+  fuse_out_header header{};
+  std::size_t size = sizeof header;
+  for (std::size_t i = 0; i < body.size(); ++i) {
+    iov[i + 1] = body[i];
+    size += body[i].iov_len;
+  }
+  header.len = static_cast<std::uint32_t>(size);
+  header.error = error;
+  header.unique = unique;
+  iov[0] = {&header, sizeof header};
+  return ::writev(fd, iov.data(), static_cast<int>(body.size() + 1)) < 0 ? -errno : 0;
+}
+
+/// Carries INIT, before there is a transport.
+class InitChannel final : public Channel {
+ public:
+  explicit InitChannel(int fd) noexcept : fd_(fd) {}
+  int reply(fuse_req &req, int error, std::span<const iovec> body) noexcept override {
+    return send_message(fd_, error, req.unique.load(), body);
+  }
+  int reply_in_place(fuse_req &req, std::size_t len) noexcept override {
+    const iovec body{req.out, len};
+    return reply(req, 0, {&body, 1});
+  }
+  void drop(fuse_req &) noexcept override {}
+  ChannelStats &stats() noexcept override { return stats_; }
+
+ private:
+  int fd_;
+  ChannelStats stats_{false};
+};
+
+/// Interrupts whose request is still between a reader's read(2) and dispatch. One
+/// whose request had been answered already stays here unclaimed: it goes with age.
+class EarlyInterrupts {
+ public:
+  /// `count` is kept at the number of entries, under the lock.
+  explicit EarlyInterrupts(std::atomic<std::uint32_t> &count) noexcept : count_(count) {}
+
+  void add(std::uint64_t unique) noexcept {
+    std::lock_guard lock(mutex_);
+    forget_old();
+    if (size_ == waiting_.size())
+      remove(0);
+    waiting_[size_++] = {unique, now_ns()};
+    count_.store(size_);
+  }
+
+  /// true: it was here.
+  bool take(std::uint64_t unique) noexcept {
+    std::lock_guard lock(mutex_);
+    forget_old();
+    std::uint32_t i = 0;
+    while (i < size_ && waiting_[i].unique != unique)
+      ++i;
+    const bool found = i < size_;
+    if (found)
+      remove(i);
+    count_.store(size_);
+    return found;
+  }
+
+ private:
+  static constexpr std::uint64_t kLifetimeNs = 1'000'000'000;
+  struct Entry {
+    std::uint64_t unique;
+    std::uint64_t since_ns;
+  };
+  void remove(std::uint32_t i) noexcept {
+    std::move(waiting_.begin() + i + 1, waiting_.begin() + size_, waiting_.begin() + i);
+    --size_;
+  }
+  void forget_old() noexcept {
+    const std::uint64_t now = now_ns();
+    while (size_ > 0 && now - waiting_[0].since_ns > kLifetimeNs)
+      remove(0);
+  }
+
+  std::atomic<std::uint32_t> &count_;
+  std::mutex mutex_;
+  std::array<Entry, 256> waiting_{};  // oldest first
+  std::uint32_t size_ = 0;
+};
+
+}  // namespace
+
+struct Session::Impl {
+  explicit Impl(std::atomic<std::uint32_t> &early_count) : early(early_count) {}
+
+  MountOptions options;
+  Config config;
+  std::unique_ptr<FuseMount> mount;
+  // Made in start(), stopped in unmount(), gone with the session: stat_json() and
+  // interrupt() may come at any time between.
+  std::unique_ptr<Transport> fast;  // rings; none: everything goes through `stock`
+  std::unique_ptr<Transport> stock;
+  std::string reason;
+  EarlyInterrupts early;
+  Fd wake;  // eventfd: exit() was called
+  std::atomic<bool> exited{false};
+  std::atomic<int> exit_error{0};
+  std::atomic<bool> over{false};  // unmount() was called: nothing serves any more
+
+  bool interrupt(std::uint64_t unique) noexcept {
+    return (fast && fast->interrupt(unique)) || (stock && stock->interrupt(unique));
+  }
+};
+
+Session::Session(const fuse_lowlevel_ops *callbacks, std::size_t ops_size, void *data, MountOptions mount,
+                 Config config)
+    : SessionCore(callbacks, ops_size, data), impl_(std::make_unique<Impl>(early_interrupts)) {
+  impl_->options = std::move(mount);
+  impl_->config = std::move(config);
+  impl_->wake = checked_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
+}
+
+Session::~Session() {
+  unmount();
+  impl_->fast.reset();
+  impl_->stock.reset();
+  impl_->mount.reset();
+  if (got_init && !got_destroy.exchange(true) && ops.destroy != nullptr)
+    ops.destroy(userdata);
+}
+
+void Session::mount() {
+  connect();
+  start();
+}
+
+void Session::connect() {
+  if (impl_->mount)
+    throw std::logic_error("this session is mounted already");
+  ParsedMountOptions parsed = parse_mount_options(impl_->options);
+  debug = debug || parsed.debug;
+  deny_others = parsed.allow_root;
+  owner = ::geteuid();
+  conn.max_read = parsed.max_read;
+  impl_->mount = std::make_unique<FuseMount>(impl_->options.mountpoint, parsed);
+  impl_->options.mountpoint = impl_->mount->path();
+}
+
+void Session::start() {
+  try {
+    negotiate();
+    start_transports();
+  } catch (...) {
+    unmount();
+    impl_->fast.reset();
+    impl_->stock.reset();
+    impl_->mount.reset();
+    throw;
+  }
+}
+
+/// Answer INIT. The kernel asks twice where its major version is larger than ours.
+void Session::negotiate() {
+  const Config &config = impl_->config;
+  conn.max_write = config.max_write;
+  conn.max_background = config.max_background;
+  conn.congestion_threshold = config.congestion_threshold;
+  const int fd = impl_->mount->fd();
+  InitChannel channel(fd);
+  std::vector<std::uint64_t> buffer((config.max_write + protocol::kHeaderRoom) / sizeof(std::uint64_t));
+  while (!got_init) {
+    const std::size_t size = read_init(fd, std::as_writable_bytes(std::span(buffer)));
+    fuse_req req;
+    req.session = this;
+    req.channel = &channel;
+    req.msg = {std::as_bytes(std::span(buffer)).first(size), {}};
+    dispatch(req);
+    if (!got_init && exited())
+      throw std::runtime_error(fmt::format("cannot mount on {}: the kernel's FUSE protocol and efuse's do not agree",
+                                           impl_->mount->path()));
+  }
+}
+
+/// Bytes of the next message. A connection that ends meanwhile is an error, never an endless wait.
+std::size_t Session::read_init(int fd, std::span<std::byte> buffer) {
+  const std::string &where = impl_->mount->path();
+  for (;;) {
+    pollfd p{fd, POLLIN, 0};
+    int n = ::poll(&p, 1, kInitTimeoutMs);
+    if (n == 0)
+      throw std::runtime_error(fmt::format("cannot mount on {}: the kernel sends no FUSE_INIT", where));
+    if (n < 0 && errno == EINTR && !exited())
+      continue;
+    if (exited())
+      throw std::runtime_error(fmt::format("cannot mount on {}: interrupted", where));
+    if ((p.revents & POLLERR) != 0)
+      throw std::runtime_error(fmt::format("cannot mount on {}: unmounted or aborted before it was usable", where));
+    ssize_t size = ::read(fd, buffer.data(), buffer.size());
+    if (size >= static_cast<ssize_t>(sizeof(fuse_in_header)))
+      return static_cast<std::size_t>(size);
+    if (size < 0 && errno != EINTR && errno != EAGAIN && errno != ENOENT)
+      throw std::system_error(errno, std::generic_category(), fmt::format("cannot mount on {}: FUSE_INIT", where));
+  }
+}
+
+void Session::start_transports() {
+  const Config &config = impl_->config;
+  const int fd = impl_->mount->fd();
+  const TransportChoice choice = config.transport;
+  if (choice == TransportChoice::uring)
+    throw std::runtime_error("transport uring: not in this build");
+  if (choice != TransportChoice::dev) {
+    try {
+      impl_->fast = make_ring_transport(*this, config, fd);
+      impl_->fast->start();
+    } catch (const std::exception &e) {
+      impl_->fast.reset();
+      if (choice == TransportChoice::ring)
+        throw std::runtime_error(fmt::format("transport ring: {}", e.what()));
+      impl_->reason = fmt::format("ring: {}; uring: not in this build", e.what());
+    }
+  }
+  impl_->stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
+  impl_->stock->start();
+}
+
+int Session::run() {
+  if (!impl_->stock)
+    throw std::logic_error("run() of a session that is not mounted");
+  while (!exited() && !impl_->over) {
+    pollfd p{impl_->wake.get(), POLLIN, 0};
+    ::poll(&p, 1, -1);
+  }
+  unmount();
+  return impl_->exit_error.load();
+}
+
+void Session::unmount() noexcept {
+  if (!impl_->mount)
+    return;
+  impl_->over = true;
+  impl_->mount->unmount();
+  if (impl_->fast)
+    impl_->fast->stop();  // what was in flight on rings goes to the stock readers
+  if (impl_->stock)
+    impl_->stock->stop();
+  impl_->mount->disconnect();
+}
+
+MountOptions &Session::mount_options() noexcept { return impl_->options; }
+Config &Session::config() noexcept { return impl_->config; }
+int Session::fd() const noexcept { return impl_->mount ? impl_->mount->fd() : -1; }
+bool Session::started() const noexcept { return impl_->stock != nullptr; }
+bool Session::exited() const noexcept { return impl_->exited.load(); }
+
+void Session::reset() noexcept {
+  impl_->exit_error = 0;
+  impl_->exited = false;
+  eventfd_t count;
+  ::eventfd_read(impl_->wake.get(), &count);
+}
+
+std::string_view Session::transport_name() const noexcept { return impl_->fast ? impl_->fast->name() : "dev"; }
+const std::string &Session::transport_reason() const noexcept { return impl_->reason; }
+
+std::string Session::stat_json() const {
+  StatsSnapshot snapshot;
+  for (const Transport *transport : {impl_->fast.get(), impl_->stock.get()})
+    if (transport != nullptr)
+      transport->visit_stats([&](const ChannelStats &channel) { snapshot.add(channel); });
+  auto json = nlohmann::ordered_json::parse(snapshot.json());
+  nlohmann::ordered_json out;
+  out["mountpoint"] = impl_->options.mountpoint;
+  out["fs"] = impl_->options.subtype;
+  out["pid"] = ::getpid();
+  out["transport"] = transport_name();
+  out["reason"] = impl_->reason;
+  out.update(json);
+  // A mountpoint is bytes, JSON is UTF-8.
+  return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+int Session::notify(std::int32_t code, std::span<const iovec> body) noexcept {
+  return impl_->mount ? send_message(impl_->mount->fd(), code, 0, body) : -ENOTCONN;
+}
+
+void Session::interrupt(std::uint64_t unique) noexcept {
+  if (impl_->interrupt(unique))
+    return;
+  // Its reader has it and has not dispatched it. Remember first, look again after:
+  // dispatch() stores the unique first and looks at early_interrupts after.
+  impl_->early.add(unique);
+  if (impl_->interrupt(unique))
+    take_early_interrupt(unique);
+}
+
+bool Session::take_early_interrupt(std::uint64_t unique) noexcept { return impl_->early.take(unique); }
+
+/// Async-signal-safe: two atomics and a write(2).
+void Session::exit(int error) noexcept {
+  int none = 0;
+  impl_->exit_error.compare_exchange_strong(none, error);
+  impl_->exited.store(true);
+  const int saved = errno;
+  ::eventfd_write(impl_->wake.get(), 1);
+  errno = saved;
+}
+
+}  // namespace efuse

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The stock path: threads that read /dev/fuse. One read(2) and one writev(2) per
+// request and nothing else that enters the kernel.
+//
+// Stopping a thread that sits in a blocking read, without a wake-up descriptor
+// to poll and without a lost wake-up: each channel reads from `read_fd_`, a
+// descriptor number that nobody else uses, and replies to `write_fd_`, a
+// duplicate of it. stop() puts a pipe at end-of-file in the place of read_fd_
+// with dup3() and then sends the thread a signal. The thread is
+//   - before read(2): read looks the number up anew and finds end-of-file;
+//   - in read(2), with the old file already looked up: the signal is pending or
+//     arrives, and ends the interruptible wait; the restarted read finds end-of-file;
+//   - about to return with a request: it is served, its reply goes to write_fd_,
+//     and the next read finds end-of-file.
+#include "transport.hh"
+
+#include "channel.hh"
+#include "dispatch.hh"
+#include "fd.hh"
+#include "request.hh"
+#include "stats.hh"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <climits>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace efuse {
+namespace {
+
+/// The signal that ends a blocking read: the first real-time one that this process
+/// does nothing with, found and given an empty handler once per process. With
+/// SA_RESTART, so that a filesystem's own system calls go on.
+int wake_signal() {
+  static const int number = [] {
+    for (int s = SIGRTMIN; s <= SIGRTMAX; ++s) {
+      struct sigaction now {};
+      if (::sigaction(s, nullptr, &now) != 0 || (now.sa_flags & SA_SIGINFO) != 0 || now.sa_handler != SIG_DFL)
+        continue;
+      struct sigaction empty {};
+      empty.sa_handler = [](int) {};
+      empty.sa_flags = SA_RESTART;
+      if (::sigaction(s, &empty, nullptr) == 0)
+        return s;
+    }
+    throw std::runtime_error("no real-time signal is free to stop threads with");
+  }();
+  return number;
+}
+
+struct PooledRequest : fuse_req {
+  PooledRequest *next = nullptr;
+};
+
+/// Request objects of one channel. One thread takes, any thread gives back; the
+/// memory stays until the pool goes, so interrupters may look at any of it.
+class RequestPool {
+ public:
+  explicit RequestPool(SessionCore &session, Channel &channel) : session_(session), channel_(channel) { grow(); }
+
+  /// By the taking thread only. Throws std::bad_alloc.
+  PooledRequest &take() {
+    if (free_ == nullptr)
+      free_ = returned_.exchange(nullptr, std::memory_order_acquire);
+    if (free_ == nullptr)
+      grow();
+    PooledRequest &taken = *free_;
+    free_ = taken.next;
+    return taken;
+  }
+
+  /// By the taking thread, outside or inside a callback.
+  void put_back(PooledRequest &request) noexcept {
+    request.next = free_;
+    free_ = &request;
+  }
+
+  /// By any other thread. The taker empties this list at once, so a push only ever
+  /// races with pushes and with that: no ABA.
+  void give_back(PooledRequest &request) noexcept {
+    request.next = returned_.load(std::memory_order_relaxed);
+    while (!returned_.compare_exchange_weak(request.next, &request, std::memory_order_release,
+                                            std::memory_order_relaxed)) {
+    }
+  }
+
+  /// The first request object for which `is_it` says true, or nullptr. Any thread.
+  template <typename Predicate>
+  fuse_req *find(Predicate is_it) noexcept {
+    std::lock_guard lock(slabs_mutex_);
+    for (auto &slab : slabs_)
+      for (PooledRequest &request : *slab)
+        if (is_it(request))
+          return &request;
+    return nullptr;
+  }
+
+ private:
+  using Slab = std::array<PooledRequest, 16>;
+
+  void grow() {
+    auto slab = std::make_unique<Slab>();
+    for (PooledRequest &request : *slab) {
+      request.session = &session_;
+      request.channel = &channel_;
+    }
+    std::lock_guard lock(slabs_mutex_);
+    slabs_.push_back(std::move(slab));
+    for (PooledRequest &request : *slabs_.back())
+      put_back(request);
+  }
+
+  SessionCore &session_;
+  Channel &channel_;
+  PooledRequest *free_ = nullptr;  // the taking thread's
+  alignas(64) std::atomic<PooledRequest *> returned_{nullptr};
+  std::mutex slabs_mutex_;         // slabs_ as such; only the taking thread adds
+  std::vector<std::unique_ptr<Slab>> slabs_;
+};
+
+/// The device number is shared, the fuse_dev behind it is this channel's own: requests read
+/// here are answered here and nowhere else.
+Fd clone_device(int fuse_fd) noexcept {
+  Fd clone(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  auto source = static_cast<std::uint32_t>(fuse_fd);
+  if (!clone || ::ioctl(clone.get(), FUSE_DEV_IOC_CLONE, &source) != 0)
+    return Fd();
+  return clone;
+}
+
+class DevChannel final : public Channel {
+ public:
+  /// `device` becomes this channel's; `stats` false: no clock is read.
+  DevChannel(SessionCore &session, Fd device, bool stats)
+      : session_(session),
+        write_fd_(std::move(device)),
+        read_fd_(checked_fd(::fcntl(write_fd_.get(), F_DUPFD_CLOEXEC, 0), "dup /dev/fuse")),
+        timed_(stats),
+        stats_(stats),
+        pool_(session, *this) {
+    // A WRITE's data starts on a page then.
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t lead = page - sizeof(fuse_in_header) - sizeof(fuse_write_in);
+    message_size_ = std::max<std::size_t>(session.buf_size, FUSE_MIN_READ_BUFFER);
+    buffer_ = Mapping::anonymous((lead + message_size_ + page - 1) / page * page);
+    message_ = buffer_.data() + lead;
+  }
+
+  int reply(fuse_req &req, int error, std::span<const iovec> body) noexcept override {
+    if (error > 0 || error <= -512 || body.size() >= IOV_MAX) {  // the kernel would not take it, and wait on
+      write_reply(req, -EIO, {});
+      return -EINVAL;
+    }
+    return write_reply(req, error, error != 0 ? std::span<const iovec>() : body);
+  }
+
+  int reply_in_place(fuse_req &req, std::size_t len) noexcept override {
+    const iovec body{req.out, len};
+    return write_reply(req, 0, {&body, 1});
+  }
+
+  void drop(fuse_req &req) noexcept override {
+    finish(static_cast<PooledRequest &>(req), timed_ ? now_ns() : 0);
+  }
+
+  ChannelStats &stats() noexcept override { return stats_; }
+  const ChannelStats &stats() const noexcept { return stats_; }
+
+  /// The thread's body: until stopped or until the connection is gone.
+  void serve() noexcept {
+    current_ = this;
+    for (;;) {
+      PooledRequest *request = take_request();
+      ssize_t n = ::read(read_fd_.get(), message_, message_size_);
+      int error = n < 0 ? errno : 0;
+      if (n >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
+        handle(*request, static_cast<std::size_t>(n));
+        continue;
+      }
+      pool_.put_back(*request);
+      if (n == 0 || !go_on(n < 0 ? error : EIO))
+        break;
+    }
+    current_ = nullptr;
+  }
+
+  /// From here on read_fd_ is at end-of-file; the thread has to be woken as well.
+  void end_of_file(int eof_fd) noexcept { ::dup3(eof_fd, read_fd_.get(), O_CLOEXEC); }
+
+  /// Let go of the device. The number stays taken, so that a reply that comes later still fails on it.
+  void disconnect(int eof_fd) noexcept { ::dup3(eof_fd, write_fd_.get(), O_CLOEXEC); }
+
+  bool interrupt(std::uint64_t unique) noexcept {
+    fuse_req *found = pool_.find([unique](fuse_req &req) { return req.unique.load() == unique; });
+    // Not twice: an early interrupt may have got here before.
+    if (found != nullptr && found->interrupted_unique.load() != unique)
+      mark_interrupted(*found, unique);
+    return found != nullptr;
+  }
+
+  bool busy() noexcept {
+    return pool_.find([](fuse_req &req) { return req.unique.load() != 0; }) != nullptr;
+  }
+
+  bool connected() const noexcept {
+    pollfd p{write_fd_.get(), 0, 0};
+    return ::poll(&p, 1, 0) == 0;
+  }
+
+ private:
+  PooledRequest *take_request() noexcept {
+    for (;;) {
+      try {
+        return &pool_.take();
+      } catch (const std::bad_alloc &) {  // requests wait in the kernel meanwhile
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    }
+  }
+
+  void handle(PooledRequest &request, std::size_t size) noexcept {
+    request.dequeue_ns = timed_ ? now_ns() : 0;
+    request.msg = {{message_, size}, {}};
+    dispatch(request);
+  }
+
+  /// After a read that failed: whether to read again.
+  bool go_on(int error) noexcept {
+    switch (error) {
+      case EINTR:
+      case ENOENT:  // the request was aborted while it was being read
+        return true;
+      case EAGAIN: {  // somebody has made the shared open file non-blocking
+        pollfd p{read_fd_.get(), POLLIN, 0};
+        ::poll(&p, 1, -1);
+        return true;
+      }
+      case ENOMEM:
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        return true;
+      case ENODEV:        // unmounted
+      case ECONNABORTED:  // aborted through /sys/fs/fuse/connections
+        session_.exit(0);
+        return false;
+      default:
+        session_.exit(error);
+        return false;
+    }
+  }
+
+  int write_reply(fuse_req &req, int error, std::span<const iovec> body) noexcept {
+    std::array<iovec, IOV_MAX> iov;
+    fuse_out_header header{};
+    std::size_t size = sizeof header;
+    for (std::size_t i = 0; i < body.size(); ++i) {
+      iov[i + 1] = body[i];
+      size += body[i].iov_len;
+    }
+    header.len = static_cast<std::uint32_t>(size);
+    header.error = error;
+    header.unique = req.unique.load(std::memory_order_relaxed);
+    iov[0] = {&header, sizeof header};
+    // The clock before the write: the time until here is the service, and what
+    // follows it delays nobody.
+    const std::uint64_t replied_ns = timed_ ? now_ns() : 0;
+    ssize_t n = ::writev(write_fd_.get(), iov.data(), static_cast<int>(body.size() + 1));
+    int result = n < 0 ? -errno : 0;
+    finish(static_cast<PooledRequest &>(req), replied_ns);
+    return result;
+  }
+
+  void finish(PooledRequest &request, std::uint64_t replied_ns) noexcept {
+    if (timed_)
+      stats_.completed(request.opcode, Way::stock, 0, replied_ns - request.dequeue_ns);
+    request.unique.store(0, std::memory_order_relaxed);
+    if (current_ == this)
+      pool_.put_back(request);
+    else
+      pool_.give_back(request);
+  }
+
+  static thread_local DevChannel *current_;  // whose serve() this thread is in
+
+  SessionCore &session_;
+  Fd write_fd_;
+  Fd read_fd_;
+  bool timed_;
+  Mapping buffer_;
+  std::byte *message_ = nullptr;
+  std::size_t message_size_ = 0;
+  ChannelStats stats_;
+  RequestPool pool_;
+};
+
+thread_local DevChannel *DevChannel::current_ = nullptr;
+
+unsigned usable_cpus() noexcept {
+  cpu_set_t set;
+  if (::sched_getaffinity(0, sizeof set, &set) == 0)
+    return static_cast<unsigned>(CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+class DevTransport final : public Transport {
+ public:
+  DevTransport(SessionCore &session, const Config &config, int fuse_fd, unsigned threads) {
+    if (threads == 0)
+      threads = std::max(2u, usable_cpus());
+    for (unsigned i = 0; i < threads; ++i) {
+      Fd device = config.clone_fd ? clone_device(fuse_fd) : Fd();
+      if (!device)  // an old or strict kernel: share one queue of replies
+        device = checked_fd(::fcntl(fuse_fd, F_DUPFD_CLOEXEC, 0), "dup /dev/fuse");
+      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), config.stats));
+    }
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+      throw std::system_error(errno, std::generic_category(), "pipe");
+    eof_.reset(ends[0]);
+    ::close(ends[1]);
+  }
+
+  ~DevTransport() override { stop(); }
+
+  [[nodiscard]] std::string_view name() const noexcept override { return "dev"; }
+
+  void start() override {
+    wake_ = wake_signal();
+    try {
+      for (std::size_t i = 0; i < channels_.size(); ++i)
+        threads_.emplace_back([this, i] { body(i); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+
+  void stop() noexcept override {
+    for (auto &channel : channels_)
+      channel->end_of_file(eof_.get());
+    for (std::thread &thread : threads_)
+      ::pthread_kill(thread.native_handle(), wake_);
+    for (std::thread &thread : threads_)
+      thread.join();
+    if (!threads_.empty())
+      wait_for_replies();
+    threads_.clear();
+    for (auto &channel : channels_)
+      channel->disconnect(eof_.get());
+  }
+
+  bool interrupt(std::uint64_t unique) noexcept override {
+    for (auto &channel : channels_)
+      if (channel->interrupt(unique))
+        return true;
+    return false;
+  }
+
+  void visit_stats(const std::function<void(const ChannelStats &)> &visit) const override {
+    for (const auto &channel : channels_)
+      visit(static_cast<const DevChannel &>(*channel).stats());
+  }
+
+ private:
+  void body(std::size_t index) noexcept {
+    ::pthread_setname_np(::pthread_self(), fmt::format("efuse-dev/{}", index).substr(0, 15).c_str());
+    sigset_t set;
+    sigemptyset(&set);
+    for (int s : {SIGTERM, SIGINT, SIGHUP, SIGQUIT})  // for the thread that runs the session
+      sigaddset(&set, s);
+    ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    sigemptyset(&set);
+    sigaddset(&set, wake_);
+    ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    channels_[index]->serve();
+  }
+
+  /// Other threads may still owe replies to requests taken here. Where the
+  /// connection lives they get a moment; a request that waits for something else
+  /// (a lock, an event) ends with the connection.
+  void wait_for_replies() noexcept {
+    using namespace std::chrono_literals;
+    for (auto waited = 0ms; waited < 500ms; waited += 5ms) {
+      bool owed = std::any_of(channels_.begin(), channels_.end(),
+                              [](auto &channel) { return channel->busy() && channel->connected(); });
+      if (!owed)
+        return;
+      std::this_thread::sleep_for(5ms);
+    }
+  }
+
+  Fd eof_;
+  int wake_ = 0;
+  std::vector<std::unique_ptr<DevChannel>> channels_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd,
+                                              unsigned threads) {
+  return std::make_unique<DevTransport>(session, config, fuse_fd, threads);
+}
+
+}  // namespace efuse

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "worker.hh"
+
+#include <array>
+#include <cerrno>
+
+namespace efuse {
+
+void Worker::serve_messages() noexcept {
+  std::unique_lock lock(messages_mutex_, std::try_to_lock);
+  if (!lock)
+    return;  // another worker of this ring is at it
+  while (auto entry = ring_.take_interrupt())
+    hooks_.interrupt(*entry);
+  std::array<efuse_forget_entry, 64> batch;
+  while (std::size_t n = ring_.take_forgets(batch))
+    hooks_.forgets(std::span(batch).first(n));
+}
+
+// Requesters that sleep wait for the commit, so a batch that takes long is committed in between. A ring
+// with several workers has them because requests block, maybe on one another: there no reply waits
+// behind the next request.
+unsigned Worker::serve_batch() noexcept {
+  std::uint64_t oldest = 0;
+  unsigned n = 0;
+  for (; n < kBatch; n++) {
+    const auto request = ring_.take_request();
+    if (!request)
+      break;
+    const std::uint64_t now = now_ns();
+    if (oldest != 0 && (ring_.shared_consumers() || now - oldest > kCommitNs)) {
+      commit();
+      oldest = 0;
+    }
+    hooks_.request(*request, now);
+    if (oldest == 0 && ring_.uncommitted() != 0)
+      oldest = now;
+  }
+  return n;
+}
+
+int Worker::run(const std::atomic<bool> &stop) noexcept {
+  bool requesters_spin = false;
+  while (!stop.load(std::memory_order_acquire)) {
+    if (ring_.has_messages())
+      serve_messages();
+    const unsigned served = serve_batch();
+    const bool commit_due = ring_.uncommitted() != 0;
+    if (served == kBatch) {
+      if (commit_due)
+        commit();
+      continue;
+    }
+    if (served != 0)
+      requesters_spin = !commit_due;
+    if (!commit_due && !ring_.has_deferred()) {
+      const auto ready = [&] {
+        return ring_.has_requests() || ring_.has_messages() || ring_.has_deferred() ||
+               stop.load(std::memory_order_relaxed);
+      };
+      if (poller_.poll(requesters_spin, ready) && !ring_.has_deferred())
+        continue;
+    }
+    ring_.publish_head();
+    const int ret = hooks_.enter(true, poller_.kernel_poll_ns());
+    if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
+      return ret;
+  }
+  return 0;
+}
+
+}  // namespace efuse

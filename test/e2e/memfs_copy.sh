@@ -1,0 +1,27 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# where: vm
+# timeout: 900
+# quick: no
+# /usr/include and Python's library, copied into memfs and compared, by content and by metadata.
+. "$(dirname "$0")/lib.sh"
+
+mount_fs memfs "$WORK/m"
+for tree in /usr/include /usr/lib/python3*; do
+  [ -d "$tree" ] || continue
+  to=$WORK/m$(dirname "$tree")
+  mkdir -p "$to"
+  cp -a "$tree" "$to/" || fail "cp -a $tree"
+  # Not through the page cache that the copy has filled.
+  sync && echo 3 >/proc/sys/vm/drop_caches
+  diff -r --no-dereference "$tree" "$WORK/m$tree" || fail "$tree differs from its copy"
+  for root in "$tree" "$WORK/m$tree"; do
+    (cd "$root" && find . \( -type d -printf '%y %m %U %G %TY-%Tm-%Td %TT %p\n' \) -o \
+      -printf '%y %m %U %G %s %TY-%Tm-%Td %TT %l %p\n' | sort) >"$WORK/list.$(echo "$root" | md5sum | cut -c1-8)"
+  done
+  cmp "$WORK"/list.* || fail "metadata of $tree differs from its copy's"
+  echo "$tree: $(wc -l <"$WORK/list.$(echo "$tree" | md5sum | cut -c1-8)") entries are the same"
+  rm -f "$WORK"/list.*
+done
+expect_share "$WORK/m" 99
+umount_fs "$WORK/m"
