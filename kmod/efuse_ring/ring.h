@@ -191,7 +191,7 @@ void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 void efuse_fill_deferred(struct efuse_ring *ring);
 
 /* wait.c */
-bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *ring, int cpu);
+bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
 int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);
 void efuse_wake_worker(struct efuse_ring *ring);

@@ -52,10 +52,11 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 {
 	int cpu = raw_smp_processor_id();
 	struct efuse_cpu_rings *map = &ec->cpu_rings[cpu];
-	struct efuse_ring *ring = &ec->rings[map->spin];
+	struct efuse_ring *home = &ec->rings[map->home];
+	struct efuse_ring *other = &ec->rings[map->spin];
 
-	*spin = !test_bit(FR_BACKGROUND, &req->flags) && efuse_may_spin(ec, ring, cpu);
-	return *spin ? ring : &ec->rings[map->home];
+	*spin = !test_bit(FR_BACKGROUND, &req->flags) && efuse_may_spin(ec, home, other, cpu);
+	return *spin ? other : home;
 }
 
 /* The slot is ours alone until it is published. */

@@ -16,13 +16,20 @@
 #define EFUSE_SPIN_FACTOR	4	/* budget: so many times what the spins that paid took */
 #define EFUSE_SPIN_MIN_NS	5000u
 
-/* Decided before a ring is picked, from one CPU's point of view. */
-bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *ring, int cpu)
+/*
+ * Decided before a ring is picked, from one CPU's point of view. A request that
+ * would queue behind others is not answered at once, and others that wait on the
+ * home ring mean that its worker is about to want this CPU: then requests are
+ * better served in batches, by sleeping.
+ */
+bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu)
 {
 	struct efuse_spin *spin;
-	int worker_cpu = READ_ONCE(ring->worker_cpu);
+	int worker_cpu = READ_ONCE(other->worker_cpu);
 
 	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
+		return false;
+	if (READ_ONCE(other->in_flight) || READ_ONCE(home->in_flight))
 		return false;
 	if (need_resched() || !single_task_running())
 		return false;

@@ -18,7 +18,7 @@ refuse() {
   [ "$(wc -l <"$WORK/err")" -le 1 ] || { cat "$WORK/err"; fail "$*: more than one line"; }
   grep -q " $WORK/" /proc/mounts && fail "$*: a mount is left"
   pgrep -x efuse >/dev/null && fail "$*: a process is left"
-  echo "ok: $(cat "$WORK/err")"
+  sed 's/^/ok: /' "$WORK/err"
 }
 
 mkdir "$WORK/m"
@@ -55,7 +55,7 @@ echo "$line" | grep -q "transport dev (ring: no permission to open /dev/efuse" |
 setpriv --reuid=nobody --regid=nogroup --clear-groups fusermount3 -u "$WORK/m" || fail "fusermount3 -u"
 chmod 666 /dev/efuse
 for _ in $(seq 50); do pgrep -x efuse >/dev/null || break; sleep 0.1; done
-refuse "$WORK/m" setpriv --reuid=nobody --regid=nogroup --clear-groups efuse mount memfs /usr
+refuse "no write access to mountpoint /usr" setpriv --reuid=nobody --regid=nogroup --clear-groups efuse mount memfs /usr
 
 # A mount whose daemon was killed: busy until it is unmounted.
 mount_fs memfs "$WORK/m"
@@ -66,7 +66,8 @@ cat "$WORK/out"
 grep -q "$WORK/m" "$WORK/out" || fail "no clear message for a dead mount"
 umount "$WORK/m" || fail "umount of a dead mount"
 mount_fs memfs "$WORK/m"
-expect_share "$WORK/m" 0
+echo works >"$WORK/m/file" || fail "the mount after it"
+expect_share "$WORK/m" 99
 umount_fs "$WORK/m"
 
 out=$(efuse doctor) || fail "efuse doctor: $out"

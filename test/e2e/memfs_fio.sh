@@ -8,6 +8,7 @@
 command -v fio >/dev/null || skip "fio is not installed"
 
 mount_fs memfs "$WORK/m" -o size=1G
+cd "$WORK" || fail "cd"  # fio leaves its state where it runs
 run() {
   name=$1
   shift
