@@ -21,6 +21,8 @@ skip() {
 
 cleanup() {
   status=$?
+  # shellcheck disable=SC2046
+  kill $(jobs -p) 2>/dev/null
   awk -v dir="$WORK" 'index($2, dir) == 1 {print $2}' /proc/mounts | sort -r | while read -r m; do umount -l "$m"; done
   rm -rf "$WORK"
   exit "$status"
