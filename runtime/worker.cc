@@ -66,6 +66,7 @@ int Worker::run(const std::atomic<bool> &stop) noexcept {
     if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
       return ret;
   }
+  serve_messages();  // what the kernel has handed over is not handed over again
   return 0;
 }
 

@@ -109,7 +109,8 @@ enum {
 /*
  * Commit what is on the complete ring and, with EFUSE_ENTER_WAIT, wait for work.
  * Returns the number of completions consumed (stale ones included).
- *   -EINTR   a signal came       -ENODEV   the connection is gone or detached
+ *   -EINTR   a signal came       -ENODEV   the connection is gone or detached (a worker that sleeps
+ *                                          when it is aborted hears of it at the next EFUSE_IOC_WAKE)
  *   -EINVAL  bad ring, flags, non-zero reserved, or a complete_tail more than
  *            depth ahead of complete_head (the ring is resynchronised)
  */
@@ -135,7 +136,8 @@ struct efuse_tune {
 #define EFUSE_IOC_ENTER		_IOW(EFUSE_IOC_TYPE, 1, struct efuse_enter)
 /* New requests take the stock path; returns how many are still in flight, -ENODEV once nobody waits for them. */
 #define EFUSE_IOC_DRAIN		_IO(EFUSE_IOC_TYPE, 2)
-/* Give the connection back; what is in flight is queued again on the stock path. */
+/* Give the connection back; what is in flight is queued again on the stock path. What is left on the forget
+ * ring is still to be consumed. */
 #define EFUSE_IOC_DETACH	_IO(EFUSE_IOC_TYPE, 3)
 /* Make one ENTER of a ring (the argument) return, the next one if none sleeps; ~0u: one of each ring. */
 #define EFUSE_IOC_WAKE		_IO(EFUSE_IOC_TYPE, 4)
@@ -175,7 +177,7 @@ struct efuse_ring_info {
 	__u32 reserved[10];
 };
 
-/* Counters of one ring, written under the ring's lock, read at any time. */
+/* Counters of one ring, brought up to date before a worker sleeps; read at any time. */
 struct efuse_ring_stats {
 	__u64 submitted;	/* requests put on the ring */
 	__u64 done_spin;	/* completed by the requester itself */

@@ -7,18 +7,24 @@
  * send_req finds its ring dead, under the lock that enqueues, and takes the
  * stock path; requests on the rings move there as well. None of our code sleeps
  * between the load of fiq->ops and its return, so after synchronize_rcu_tasks()
- * nobody is in it, and the rings can be freed.
+ * nobody is in it, and the rings can be freed. That does not hold where spinlocks
+ * sleep, nor where a preempted task is not waited for.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/rcupdate.h>
-#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "ring.h"
+
+#if defined(CONFIG_PREEMPT_RT) || (defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU))
+#error "efuse_ring: this kernel's synchronize_rcu_tasks() does not wait for send_req (PREEMPT_RT, or no TASKS_RCU)"
+#endif
 
 extern const struct file_operations fuse_dev_operations;
 struct fuse_dev *fuse_dev_alloc_install(struct fuse_conn *fc);
@@ -214,28 +220,33 @@ static int efuse_copy_cpu_map(struct efuse_conn *ec, const struct efuse_attach *
 	return 0;
 }
 
-/* Under RLIMIT_MEMLOCK of the opener, unless it has CAP_IPC_LOCK. */
+/* Under RLIMIT_MEMLOCK, by user as io_uring does, unless the opener has CAP_IPC_LOCK. */
 static int efuse_charge(struct efuse_conn *ec, const struct efuse_ring_info *info)
 {
+	struct user_struct *user = current_user();
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 	unsigned long pages = (PAGE_ALIGN(info->kern_size) + PAGE_ALIGN(info->user_size) +
 			       (unsigned long)info->payload_size) >> PAGE_SHIFT;
 
+	if (capable(CAP_IPC_LOCK))
+		return 0;
 	pages *= ec->nr_rings;
-	if (account_locked_vm(current->mm, pages, true))
+	if (atomic_long_add_return(pages, &user->locked_vm) > limit) {
+		atomic_long_sub(pages, &user->locked_vm);
 		return -EDQUOT;
+	}
 	ec->locked_pages = pages;
-	ec->mm = current->mm;
-	mmgrab(ec->mm);
+	ec->user = get_uid(user);
 	return 0;
 }
 
 static void efuse_uncharge(struct efuse_conn *ec)
 {
-	if (!ec->mm)
+	if (!ec->user)
 		return;
-	account_locked_vm(ec->mm, ec->locked_pages, false);
-	mmdrop(ec->mm);
-	ec->mm = NULL;
+	atomic_long_sub(ec->locked_pages, &ec->user->locked_vm);
+	free_uid(ec->user);
+	ec->user = NULL;
 	ec->locked_pages = 0;
 }
 
@@ -288,6 +299,28 @@ static int efuse_build(struct efuse_conn *ec, const struct efuse_attach *a, stru
 	return err ?: efuse_alloc_rings(ec, info);
 }
 
+/*
+ * Abort holds fc->lock from its look at connected to its last fuse_dev: either it
+ * is seen here, or it will see our fuse_devs.
+ */
+static int efuse_swap_in(struct efuse_conn *ec)
+{
+	struct fuse_conn *fc = ec->fc;
+	int err;
+
+	mutex_lock(&efuse_attach_mutex);
+	spin_lock(&fc->lock);
+	err = efuse_check_conn(fc);
+	if (!err) {
+		ec->stock = READ_ONCE(ec->fiq->ops);
+		WRITE_ONCE(ec->fiq->priv, ec);
+		smp_store_release(&ec->fiq->ops, &efuse_fiq_ops);	/* pairs with efuse_conn_of() */
+	}
+	spin_unlock(&fc->lock);
+	mutex_unlock(&efuse_attach_mutex);
+	return err;
+}
+
 static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, struct efuse_attach __user *arg)
 {
 	struct efuse_ring_info info = {};
@@ -307,7 +340,6 @@ static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, s
 		return PTR_ERR(ec->fc);
 	ec->fiq = &ec->fc->iq;
 
-	mutex_lock(&efuse_attach_mutex);
 	err = efuse_check_conn(ec->fc);
 	err = err ?: efuse_build(ec, a, &info);
 	if (err)
@@ -320,16 +352,14 @@ static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, s
 	if (copy_to_user(arg, a, sizeof(*a)))
 		goto err_free;
 
-	ec->stock = READ_ONCE(ec->fiq->ops);
-	WRITE_ONCE(ec->fiq->priv, ec);
-	smp_store_release(&ec->fiq->ops, &efuse_fiq_ops);	/* pairs with efuse_conn_of() */
+	err = efuse_swap_in(ec);
+	if (err)
+		goto err_free;
 	/* Readers without ec->lock see the rings complete. */
 	smp_store_release(&ec->attached, true);
-	mutex_unlock(&efuse_attach_mutex);
 	return 0;
 
 err_free:
-	mutex_unlock(&efuse_attach_mutex);
 	efuse_free_rings(ec);
 	efuse_uncharge(ec);
 	fuse_conn_put(ec->fc);
@@ -344,7 +374,8 @@ long efuse_attach(struct efuse_conn *ec, struct efuse_attach __user *arg)
 
 	if (copy_from_user(&a, arg, sizeof(a)))
 		return -EFAULT;
-	mutex_lock(&ec->lock);
+	if (mutex_lock_killable(&ec->lock))
+		return -EINTR;
 	ret = efuse_attach_locked(ec, &a, arg);
 	mutex_unlock(&ec->lock);
 	return ret;
@@ -356,7 +387,8 @@ long efuse_drain(struct efuse_conn *ec)
 	long left = 0;
 	u32 i;
 
-	mutex_lock(&ec->lock);
+	if (mutex_lock_killable(&ec->lock))
+		return -EINTR;
 	WRITE_ONCE(ec->draining, true);
 	for (i = 0; i < ec->nr_rings && !ec->detached; i++) {
 		WRITE_ONCE(ec->rings[i].kh->state, EFUSE_RING_DRAINING);
@@ -392,9 +424,11 @@ void efuse_detach(struct efuse_conn *ec)
 	mutex_lock(&efuse_attach_mutex);
 	WRITE_ONCE(ec->fiq->ops, ec->stock);
 	mutex_unlock(&efuse_attach_mutex);
-	for (i = 0; i < ec->nr_rings; i++)
+	for (i = 0; i < ec->nr_rings; i++) {
+		efuse_commit(&ec->rings[i]);	/* what is answered is not asked again */
 		efuse_kill_ring(&ec->rings[i], &left);
-	efuse_requeue(ec, &left);
+	}
+	efuse_requeue(ec, &left, true);
 	WRITE_ONCE(ec->detached, true);
 out:
 	mutex_unlock(&ec->lock);

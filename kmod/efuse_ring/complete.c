@@ -160,6 +160,7 @@ long efuse_commit(struct efuse_ring *ring)
 
 	/* Bounded: a daemon that refills the ring meanwhile calls again. */
 	for (n = 0; n < depth; n++) {
+		cond_resched();
 		ret = efuse_next_completion(ring, &e);
 		if (ret <= 0)
 			break;
@@ -180,14 +181,17 @@ long efuse_commit(struct efuse_ring *ring)
 }
 
 /*
- * Put requests that no list owns back where /dev/fuse readers find them. The
- * daemon may have seen them: FUSE_UNIQUE_RESEND tells it.
+ * Put requests that no list owns back where /dev/fuse readers find them. `seen`:
+ * the daemon may know them already, and FUSE_UNIQUE_RESEND tells it so. As in
+ * fuse_resend(), an interrupt that the stock path has queued is taken back: the
+ * reader queues it again, and until then the requester may go away and free it.
  */
-void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs)
+void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs, bool seen)
 {
 	struct fuse_iqueue *fiq = ec->fiq;
 	struct fuse_req *req, *next;
 	bool connected;
+	int n = 0;
 
 	if (list_empty(reqs))
 		return;
@@ -199,10 +203,14 @@ void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs)
 	if (connected) {
 		list_for_each_entry(req, reqs, list) {
 			set_bit(FR_PENDING, &req->flags);
-			req->in.h.unique |= FUSE_UNIQUE_RESEND;
+			if (seen)
+				req->in.h.unique |= FUSE_UNIQUE_RESEND;
+			if (test_bit(FR_INTERRUPTED, &req->flags))
+				list_del_init(&req->intr_entry);
+			n++;
 		}
 		list_splice_tail_init(reqs, &fiq->pending);
-		wake_up(&fiq->waitq);
+		wake_up_nr(&fiq->waitq, n);
 		kill_fasync(&fiq->fasync, SIGIO, POLL_IN);
 	}
 	spin_unlock(&fiq->lock);

@@ -100,7 +100,7 @@ static long efuse_enter(struct efuse_conn *ec, struct efuse_enter __user *arg)
 		return done;
 	if (!(e.flags & EFUSE_ENTER_WAIT)) {
 		efuse_fill_deferred(ring);
-		return READ_ONCE(ring->dead) ? -ENODEV : done;
+		return efuse_gone(ring) ? -ENODEV : done;
 	}
 	efuse_publish_stats(ring);
 	err = efuse_worker_wait(ring, min(e.poll_ns, EFUSE_MAX_POLL_NS), e.timeout_ns);
@@ -134,7 +134,9 @@ static long efuse_wake(struct efuse_conn *ec, u32 index)
 	for (i = 0; i < ec->nr_rings; i++) {
 		if (index != U32_MAX && &ec->rings[i] != ring)
 			continue;
-		atomic_inc(&ec->rings[i].kicks);
+		/* One too many is a return too many; a sign change would be returns without end. */
+		if (atomic_read(&ec->rings[i].kicks) < INT_MAX / 2)
+			atomic_inc(&ec->rings[i].kicks);
 		efuse_wake_worker(&ec->rings[i]);
 	}
 	return 0;

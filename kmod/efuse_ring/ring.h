@@ -9,7 +9,9 @@
  * followed; the request is found on the list by its unique.
  *
  * Locks, outermost first
- *   efuse_attach_mutex          attach and detach of any connection
+ *   ec->lock                    attach, drain, detach of one descriptor
+ *   efuse_attach_mutex          whose operations a connection has; nothing under it sleeps on a user
+ *     fc->lock (stock)          held by abort throughout, and while the operations are replaced
  *     fc->bg_lock (stock)       held by the caller of send_req for background requests
  *       fpq->lock               lists of a ring, the tails of its kernel-written rings, dead
  *       ring->lock              slot and payload bitmaps
@@ -123,12 +125,13 @@ struct efuse_conn {
 	struct efuse_ring *rings;
 	struct efuse_cpu_rings *cpu_rings;	/* nr_cpu_ids entries */
 	struct efuse_spin __percpu *spin;
-	struct mm_struct *mm;			/* charged for locked_pages */
+	struct user_struct *user;		/* charged for locked_pages; NULL: nobody is */
 	unsigned long locked_pages;
 	struct work_struct free_work;
 };
 
 #define EFUSE_GRANULE		PAGE_SIZE
+#define EFUSE_DEFER_NS		(10 * NSEC_PER_MSEC)	/* a deferred request waits so long for payload, then leaves */
 
 /*
  * Our uniques name ring, use and slot, so no counter is shared between rings:
@@ -195,12 +198,13 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
 int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);
 void efuse_wake_worker(struct efuse_ring *ring);
+bool efuse_gone(struct efuse_ring *ring);
 
 /* complete.c */
 struct fuse_req *efuse_find(struct efuse_ring *ring, u32 slot);
 void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requester);
 long efuse_commit(struct efuse_ring *ring);
-void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs);
+void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs, bool seen);
 
 /* forget.c */
 void efuse_send_forget(struct fuse_iqueue *fiq, struct fuse_forget_link *forget);

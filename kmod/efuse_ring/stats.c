@@ -56,7 +56,8 @@ void efuse_show_fdinfo(struct seq_file *m, struct efuse_conn *ec)
 {
 	u32 i;
 
-	mutex_lock(&ec->lock);
+	if (mutex_lock_killable(&ec->lock))
+		return;
 	seq_printf(m, "efuse-attached:\t%d\nefuse-detached:\t%d\nefuse-draining:\t%d\nefuse-spin-ns:\t%u\n",
 		   ec->attached, ec->detached, ec->draining, READ_ONCE(ec->spin_ns));
 	for (i = 0; ec->attached && i < ec->nr_rings; i++)

@@ -108,7 +108,8 @@ static void efuse_publish(struct efuse_ring *ring, u32 slot)
 	struct efuse_pending_entry *e = ring->pending;
 
 	lockdep_assert_held(&efuse_pq(ring)->lock);
-	atomic_set(&s->state, efuse_slot_word(s->gen, EFUSE_SLOT_INFLIGHT));
+	/* Who sees this use of the slot sees what efuse_prepare() and efuse_fill() wrote of it. */
+	atomic_set_release(&s->state, efuse_slot_word(s->gen, EFUSE_SLOT_INFLIGHT));
 	e += ring->pending_tail & (ring->ec->depth - 1);
 	WRITE_ONCE(e->slot, slot);
 	WRITE_ONCE(e->gen, s->gen);
@@ -136,6 +137,7 @@ static bool efuse_enqueue(struct efuse_ring *ring, u32 slot, struct fuse_req *re
 	if (defer) {
 		list_add_tail(&ring->slots[slot].deferred, &ring->deferred);
 		WRITE_ONCE(ring->kh->deferred, ring->kh->deferred + 1);
+		smp_mb__before_atomic();	/* pairs with efuse_fill_and_count() */
 		atomic_inc(&ring->defer_events);
 	} else {
 		efuse_publish(ring, slot);
@@ -153,7 +155,6 @@ static void efuse_count_stock(struct efuse_ring *ring, int err)
 		atomic64_inc(&ring->to_stock_full);
 	else if (err == -ENOSPC)
 		atomic64_inc(&ring->to_stock_pool);
-	efuse_publish_stats(ring);
 }
 
 /* false: it belongs on the stock path. */
@@ -171,8 +172,9 @@ static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
 		goto err_count;
 	/*
 	 * bg_lock is no place to copy a megabyte: a worker does that, in ENTER.
-	 * Nor does a background request leave for want of payload: somebody holds
-	 * it, and will wake a worker when he gives it back. In their order.
+	 * Nor does a background request leave at once for want of payload: somebody
+	 * holds it, and wakes a worker when he gives it back. In their order, and
+	 * for EFUSE_DEFER_NS at most.
 	 */
 	background = test_bit(FR_BACKGROUND, &req->flags);
 	defer = background && (sz.in_pay || (sz.pay && READ_ONCE(ring->kh->deferred)));
@@ -285,7 +287,30 @@ static void efuse_fill_one(struct efuse_ring *ring, u32 slot)
 	list_move(&req->list, &requeue);
 	spin_unlock(&fpq->lock);
 	efuse_put(ring, slot);
-	efuse_requeue(ring->ec, &requeue);
+	efuse_requeue(ring->ec, &requeue, false);
+}
+
+/* It has waited long enough for payload: those who hold it may be waiting for this very request. */
+static bool efuse_overdue(struct efuse_ring *ring, u32 slot)
+{
+	return ktime_get_ns() - efuse_in(ring, slot)->enqueue_ns > EFUSE_DEFER_NS;
+}
+
+static void efuse_to_stock(struct efuse_ring *ring, u32 slot)
+{
+	struct fuse_pqueue *fpq = efuse_pq(ring);
+	struct fuse_req *req;
+	LIST_HEAD(requeue);
+
+	spin_lock(&fpq->lock);
+	req = fpq->connected ? efuse_find(ring, slot) : NULL;
+	if (req)
+		list_move(&req->list, &requeue);
+	efuse_not_deferred(ring);
+	spin_unlock(&fpq->lock);
+	efuse_put(ring, slot);
+	atomic64_inc(&ring->to_stock_pool);
+	efuse_requeue(ring->ec, &requeue, false);
 }
 
 /* In ENTER: publish the background requests whose data was left out, as far as there is room. */
@@ -298,12 +323,15 @@ void efuse_fill_deferred(struct efuse_ring *ring)
 		if (slot == U32_MAX)
 			return;
 		s = &ring->slots[slot];
-		if (efuse_take_payload(ring, slot, ALIGN(s->in_pay, EFUSE_GRANULE) + s->out_pay)) {
-			/* Room comes with the next completion, whose ENTER ends up here. */
+		if (!efuse_take_payload(ring, slot, ALIGN(s->in_pay, EFUSE_GRANULE) + s->out_pay)) {
+			efuse_fill_one(ring, slot);
+		} else if (efuse_overdue(ring, slot)) {
+			efuse_to_stock(ring, slot);
+		} else {
+			/* Room comes with a completion, which wakes a worker, or time passes. */
 			efuse_defer_again(ring, slot);
 			return;
 		}
-		efuse_fill_one(ring, slot);
 		cond_resched();
 	}
 }

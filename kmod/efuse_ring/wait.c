@@ -144,7 +144,7 @@ static bool efuse_has_more_work(struct efuse_ring *ring)
 	return READ_ONCE(ring->pending_tail) - READ_ONCE(ring->uh->pending_head) > 1;
 }
 
-static bool efuse_gone(struct efuse_ring *ring)
+bool efuse_gone(struct efuse_ring *ring)
 {
 	return READ_ONCE(ring->dead) || !READ_ONCE(efuse_pq(ring)->connected);
 }
@@ -174,8 +174,12 @@ static void efuse_worker_poll(struct efuse_ring *ring, u32 poll_ns, int events)
 static int efuse_worker_sleep(struct efuse_ring *ring, ktime_t *until, int events)
 {
 	DEFINE_WAIT(wait);
+	bool deferred = READ_ONCE(ring->kh->deferred);
+	ktime_t retry = ktime_add_ns(ktime_get(), EFUSE_DEFER_NS);
 	int ret = 0;
 
+	if (until && ktime_before(*until, retry))
+		deferred = false;	/* the caller is back sooner */
 	for (;;) {
 		/* W0: set_current_state() has the full barrier, the re-check follows. */
 		prepare_to_wait_exclusive(&ring->waitq, &wait, TASK_INTERRUPTIBLE);
@@ -185,8 +189,8 @@ static int efuse_worker_sleep(struct efuse_ring *ring, ktime_t *until, int event
 			ret = -EINTR;
 			break;
 		}
-		if (!schedule_hrtimeout(until, HRTIMER_MODE_ABS)) {
-			ret = -ETIME;
+		if (!schedule_hrtimeout(deferred ? &retry : until, HRTIMER_MODE_ABS)) {
+			ret = deferred ? 0 : -ETIME;
 			break;
 		}
 	}
@@ -216,8 +220,10 @@ int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns)
 		ret = efuse_worker_sleep(ring, timeout_ns ? &end : NULL, events);
 		events = efuse_fill_and_count(ring);
 	}
-	if (efuse_gone(ring))
+	if (efuse_gone(ring)) {
+		WRITE_ONCE(ring->kh->state, EFUSE_RING_DEAD);
 		return -ENODEV;
+	}
 	/* An exclusive wake-up that this worker does not need, or not alone, is passed on. */
 	if (ret == -EINTR ? efuse_has_work(ring) : efuse_has_more_work(ring))
 		efuse_wake_worker(ring);
