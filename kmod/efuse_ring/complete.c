@@ -10,6 +10,8 @@
 
 #include "ring.h"
 
+#define EFUSE_COMMIT_BATCH	64
+
 /* The request of a slot, if it is still this ring's. Bucket 0 holds them all. */
 struct fuse_req *efuse_find(struct efuse_ring *ring, u32 slot)
 {
@@ -160,7 +162,9 @@ long efuse_commit(struct efuse_ring *ring)
 
 	/* Bounded: a daemon that refills the ring meanwhile calls again. */
 	for (n = 0; n < depth; n++) {
-		cond_resched();
+		/* Not each time: the requesters that this wakes would run before the rest of the batch is done. */
+		if (n % EFUSE_COMMIT_BATCH == EFUSE_COMMIT_BATCH - 1)
+			cond_resched();
 		ret = efuse_next_completion(ring, &e);
 		if (ret <= 0)
 			break;
