@@ -34,7 +34,7 @@ static bool efuse_push_forget(struct efuse_ring *ring, u64 nodeid, u64 nlookup)
 void efuse_send_forget(struct fuse_iqueue *fiq, struct fuse_forget_link *forget)
 {
 	struct efuse_conn *ec = efuse_conn_of(fiq);
-	struct efuse_ring *ring = &ec->rings[ec->cpu_rings[raw_smp_processor_id()].home];
+	struct efuse_ring *ring = efuse_ring_aside(ec);
 
 	if (READ_ONCE(ec->draining) ||
 	    !efuse_push_forget(ring, forget->forget_one.nodeid, forget->forget_one.nlookup)) {

@@ -190,10 +190,12 @@ int efuse_copy_out(struct fuse_req *req, const void *body, u32 len);
 
 /* submit.c */
 struct efuse_conn *efuse_conn_of(struct fuse_iqueue *fiq);
+struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec);
 void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 void efuse_fill_deferred(struct efuse_ring *ring);
 
 /* wait.c */
+bool efuse_worker_awake(struct efuse_ring *ring);
 bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
 int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);

@@ -6,6 +6,7 @@
  * background request under bg_lock. Whatever does not fit goes to the stock path.
  */
 #include <linux/sched.h>
+#include <linux/sched/stat.h>
 #include <linux/timekeeping.h>
 
 #include "ring.h"
@@ -48,6 +49,19 @@ static int efuse_measure(struct efuse_conn *ec, struct fuse_req *req, struct efu
 	return 0;
 }
 
+/*
+ * For what nobody waits for here and now: its sender goes on, and where it is
+ * alone on its CPU the home ring's worker would only interrupt it. Only if the
+ * other worker is awake, or it might interrupt somebody there.
+ */
+struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec)
+{
+	struct efuse_cpu_rings *map = &ec->cpu_rings[raw_smp_processor_id()];
+	struct efuse_ring *other = &ec->rings[map->spin];
+
+	return single_task_running() && efuse_worker_awake(other) ? other : &ec->rings[map->home];
+}
+
 static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req *req, bool *spin)
 {
 	int cpu = raw_smp_processor_id();
@@ -55,7 +69,10 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 	struct efuse_ring *home = &ec->rings[map->home];
 	struct efuse_ring *other = &ec->rings[map->spin];
 
-	*spin = !test_bit(FR_BACKGROUND, &req->flags) && efuse_may_spin(ec, home, other, cpu);
+	*spin = false;
+	if (test_bit(FR_BACKGROUND, &req->flags))
+		return efuse_ring_aside(ec);
+	*spin = efuse_may_spin(ec, home, other, cpu);
 	return *spin ? other : home;
 }
 

@@ -16,9 +16,14 @@
 #define EFUSE_SPIN_FACTOR	4	/* budget: so many times what the spins that paid took */
 #define EFUSE_SPIN_MIN_NS	5000u
 
+bool efuse_worker_awake(struct efuse_ring *ring)
+{
+	return READ_ONCE(ring->worker_cpu) >= 0 && !waitqueue_active(&ring->waitq);
+}
+
 /*
  * Decided before a ring is picked, from one CPU's point of view. A request that
- * would queue behind others is not answered at once, and others that wait on the
+ * would queue behind several is not answered at once, and others that wait on the
  * home ring mean that its worker is about to want this CPU: then requests are
  * better served in batches, by sleeping.
  */
@@ -29,7 +34,7 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 
 	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
 		return false;
-	if (READ_ONCE(other->in_flight) || READ_ONCE(home->in_flight))
+	if (READ_ONCE(other->in_flight) > 1 || READ_ONCE(home->in_flight))
 		return false;
 	if (need_resched() || !single_task_running())
 		return false;
