@@ -25,6 +25,8 @@
  *   P1  daemon: load-acquire pending_tail -> read entry and slot
  *   P2  daemon: entry read                -> store-release user_head.pending_head
  *       (the interrupt and forget rings follow P0-P2 with their own indices)
+ *   T1  daemon: P2; full barrier; read in_len: at 0 the request was taken back,
+ *       because who waited for it was killed (T0). Complete it with any error.
  *   C0  daemon: reply written             -> store-release slot_out.done_gen
  *   C1  requester: load-acquire done_gen  -> read reply
  *   C2  daemon: complete entry written    -> store-release user_head.complete_tail
@@ -75,6 +77,14 @@ enum {
 #define EFUSE_MMAP_OFFSET(ring, region) \
 	(((__u64)(ring) << 34) | ((__u64)(region) << 32))
 
+/* Which ring takes a background request when its CPU's own is congested, or has finished nothing for a while. */
+enum {
+	EFUSE_BALANCE_LOCAL		= 0,	/* its CPU's home ring, always */
+	EFUSE_BALANCE_ROUND_ROBIN	= 1,	/* the next one that is not congested */
+	EFUSE_BALANCE_RANDOM		= 2,	/* at most 10 tries; not one with foreground requests in flight */
+	EFUSE_BALANCE_LEAST_LOADED	= 3,	/* the one with the fewest requests in flight, of at most 16 */
+};
+
 /* For one CPU: the ring whose worker runs on it, and the ring that a requester
  * may spin for, because its worker runs elsewhere. Equal: no choice to make. */
 struct efuse_cpu_rings {
@@ -99,7 +109,9 @@ struct efuse_attach {
 	__u64 features;		/* in: wanted, out: accepted */
 	__u32 kern_size;	/* out: bytes of EFUSE_REGION_KERN */
 	__u32 user_size;	/* out: bytes of EFUSE_REGION_USER */
-	__u64 reserved[4];	/* must be 0 */
+	__u32 balance;		/* in: EFUSE_BALANCE_* */
+	__u32 congestion;	/* in: requests in flight from which on a ring is congested, 1 ... EFUSE_MAX_DEPTH */
+	__u64 reserved[3];	/* must be 0 */
 };
 
 enum {
@@ -128,7 +140,9 @@ struct efuse_tune {
 	__u32 size;		/* sizeof(struct efuse_tune) */
 	__u32 flags;		/* must be 0 */
 	__u32 spin_ns;		/* requester's largest spin */
-	__u32 reserved[5];	/* must be 0 */
+	__u32 balance;		/* EFUSE_BALANCE_* */
+	__u32 congestion;	/* as in struct efuse_attach */
+	__u32 reserved[3];	/* must be 0 */
 };
 
 #define EFUSE_IOC_TYPE		0xEF
@@ -192,7 +206,8 @@ struct efuse_ring_stats {
 	__u64 wakeups;		/* worker wake-ups */
 	__u64 forgets;
 	__u64 interrupts;
-	__u64 reserved[3];
+	__u64 moved;		/* background requests that balancing took elsewhere */
+	__u64 reserved[2];
 };
 
 struct efuse_kern_head {
@@ -239,7 +254,7 @@ enum {
 struct efuse_slot_in {
 	__u32 need_commit;	/* S0 */
 	__u32 flags;		/* EFUSE_SLOT_* */
-	__u32 in_len;		/* bytes that follow, fuse_in_header included */
+	__u32 in_len;		/* bytes that follow, fuse_in_header included; 0: taken back, T1 */
 	__u32 in_payload_off;
 	__u32 in_payload_len;
 	__u32 out_payload_off;
@@ -310,7 +325,9 @@ EFUSE_AT(efuse_attach, cpu_rings, 48);
 EFUSE_AT(efuse_attach, features, 56);
 EFUSE_AT(efuse_attach, kern_size, 64);
 EFUSE_AT(efuse_attach, user_size, 68);
-EFUSE_AT(efuse_attach, reserved, 72);
+EFUSE_AT(efuse_attach, balance, 72);
+EFUSE_AT(efuse_attach, congestion, 76);
+EFUSE_AT(efuse_attach, reserved, 80);
 
 EFUSE_SIZE(efuse_enter, 32);
 EFUSE_AT(efuse_enter, ring, 0);
@@ -324,7 +341,9 @@ EFUSE_SIZE(efuse_tune, 32);
 EFUSE_AT(efuse_tune, size, 0);
 EFUSE_AT(efuse_tune, flags, 4);
 EFUSE_AT(efuse_tune, spin_ns, 8);
-EFUSE_AT(efuse_tune, reserved, 12);
+EFUSE_AT(efuse_tune, balance, 12);
+EFUSE_AT(efuse_tune, congestion, 16);
+EFUSE_AT(efuse_tune, reserved, 20);
 
 EFUSE_SIZE(efuse_ring_info, 128);
 EFUSE_AT(efuse_ring_info, magic, 0);
@@ -364,7 +383,8 @@ EFUSE_AT(efuse_ring_stats, spin_paid, 72);
 EFUSE_AT(efuse_ring_stats, wakeups, 80);
 EFUSE_AT(efuse_ring_stats, forgets, 88);
 EFUSE_AT(efuse_ring_stats, interrupts, 96);
-EFUSE_AT(efuse_ring_stats, reserved, 104);
+EFUSE_AT(efuse_ring_stats, moved, 104);
+EFUSE_AT(efuse_ring_stats, reserved, 112);
 
 EFUSE_SIZE(efuse_kern_head, 448);
 EFUSE_AT(efuse_kern_head, pending_tail, 0);

@@ -14,6 +14,7 @@
 #include <linux/fs.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
+#include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
@@ -34,6 +35,8 @@ void fuse_conn_put(struct fuse_conn *fc);
 
 /* One attach or detach at a time, of any connection: fiq->ops has no lock of its own. */
 static DEFINE_MUTEX(efuse_attach_mutex);
+
+static atomic_t efuse_epoch;
 
 const struct fuse_iqueue_ops efuse_fiq_ops = {
 	.send_req = efuse_send_req,
@@ -66,6 +69,8 @@ static int efuse_check_attach(const struct efuse_attach *a)
 		return -EINVAL;
 	if (a->payload_size < EFUSE_MIN_PAYLOAD || a->payload_size > EFUSE_MAX_PAYLOAD ||
 	    !PAGE_ALIGNED(a->payload_size))
+		return -EINVAL;
+	if (!efuse_balance_valid(a->balance, a->congestion))
 		return -EINVAL;
 	if (a->nr_cpus > nr_cpu_ids || (a->nr_cpus && !a->cpu_rings))
 		return -EINVAL;
@@ -132,8 +137,10 @@ static int efuse_alloc_ring(struct efuse_conn *ec, struct efuse_ring *ring, stru
 	if (!ring->fud)
 		return -ENOMEM;
 
-	for (i = 0; i < info->depth; i++)
+	for (i = 0; i < info->depth; i++) {
 		INIT_LIST_HEAD(&ring->slots[i].deferred);
+		ring->slots[i].gen = get_random_u32() & EFUSE_GEN_MASK;
+	}
 	info->ring = ring->index;
 	memcpy(ring->kern.va, info, sizeof(*info));
 	ring->kh = ring->kern.va + info->kern_head_off;
@@ -165,10 +172,10 @@ static void efuse_free_rings(struct efuse_conn *ec)
 	}
 	kvfree(ec->rings);
 	kvfree(ec->cpu_rings);
-	free_percpu(ec->spin);
+	free_percpu(ec->cpu);
 	ec->rings = NULL;
 	ec->cpu_rings = NULL;
-	ec->spin = NULL;
+	ec->cpu = NULL;
 }
 
 static int efuse_alloc_rings(struct efuse_conn *ec, struct efuse_ring_info *info)
@@ -176,9 +183,9 @@ static int efuse_alloc_rings(struct efuse_conn *ec, struct efuse_ring_info *info
 	u32 i;
 	int err;
 
-	ec->spin = alloc_percpu(struct efuse_spin);
+	ec->cpu = alloc_percpu(struct efuse_cpu);
 	ec->rings = kvcalloc(ec->nr_rings, sizeof(*ec->rings), GFP_KERNEL_ACCOUNT);
-	if (!ec->spin || !ec->rings)
+	if (!ec->cpu || !ec->rings)
 		return -ENOMEM;
 	for (i = 0; i < ec->nr_rings; i++) {
 		struct efuse_ring *ring = &ec->rings[i];
@@ -294,6 +301,9 @@ static int efuse_build(struct efuse_conn *ec, const struct efuse_attach *a, stru
 	ec->slot_out_size = a->slot_out_size;
 	ec->payload_size = a->payload_size;
 	ec->spin_ns = min(a->spin_ns, EFUSE_MAX_SPIN_NS);
+	ec->balance = a->balance;
+	ec->congestion = a->congestion;
+	ec->epoch = atomic_inc_return(&efuse_epoch) & EFUSE_EPOCH_MASK;
 	err = efuse_copy_cpu_map(ec, a);
 	err = err ?: efuse_charge(ec, info);
 	return err ?: efuse_alloc_rings(ec, info);
@@ -400,12 +410,18 @@ long efuse_drain(struct efuse_conn *ec)
 	return left;
 }
 
+/* First nothing new comes, then what is answered is finished, by us or by who is at it; the rest is left. */
 static void efuse_kill_ring(struct efuse_ring *ring, struct list_head *left)
 {
 	struct fuse_pqueue *fpq = efuse_pq(ring);
 
 	spin_lock(&fpq->lock);
 	WRITE_ONCE(ring->dead, true);
+	spin_unlock(&fpq->lock);
+	efuse_commit(ring);
+	efuse_commit_answered(ring);
+
+	spin_lock(&fpq->lock);
 	list_splice_tail_init(&fpq->processing[0], left);
 	spin_unlock(&fpq->lock);
 	WRITE_ONCE(ring->kh->state, EFUSE_RING_DEAD);
@@ -424,10 +440,8 @@ void efuse_detach(struct efuse_conn *ec)
 	mutex_lock(&efuse_attach_mutex);
 	WRITE_ONCE(ec->fiq->ops, ec->stock);
 	mutex_unlock(&efuse_attach_mutex);
-	for (i = 0; i < ec->nr_rings; i++) {
-		efuse_commit(&ec->rings[i]);	/* what is answered is not asked again */
+	for (i = 0; i < ec->nr_rings; i++)
 		efuse_kill_ring(&ec->rings[i], &left);
-	}
 	efuse_requeue(ec, &left, true);
 	WRITE_ONCE(ec->detached, true);
 out:

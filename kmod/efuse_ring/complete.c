@@ -6,6 +6,7 @@
  */
 #include <linux/list.h>
 #include <linux/nospec.h>
+#include <linux/sched.h>
 #include <linux/wait.h>
 
 #include "ring.h"
@@ -185,10 +186,39 @@ long efuse_commit(struct efuse_ring *ring)
 }
 
 /*
+ * Detach: what the daemon has answered is finished, also where a requester that
+ * spins was to do it. One that has begun to is waited for: it has yet to find its
+ * request on the list, and would leave an answered one to be asked again.
+ */
+void efuse_commit_answered(struct efuse_ring *ring)
+{
+	u32 slot;
+
+	for (slot = 0; slot < ring->ec->depth; slot++) {
+		atomic_t *state = &ring->slots[slot].state;
+		u32 word = atomic_read_acquire(state);
+		u32 gen = word >> 2;
+
+		if ((word & 3) == EFUSE_SLOT_INFLIGHT && efuse_is_done(ring, slot, gen))
+			efuse_complete(ring, slot, gen, false);
+		while ((word & 3) != EFUSE_SLOT_FREE &&
+		       atomic_read_acquire(state) == efuse_slot_word(gen, EFUSE_SLOT_COMPLETING))
+			schedule_timeout_uninterruptible(1);	/* it may be preempted, by us */
+		cond_resched();
+	}
+}
+
+/*
  * Put requests that no list owns back where /dev/fuse readers find them. `seen`:
  * the daemon may know them already, and FUSE_UNIQUE_RESEND tells it so. As in
- * fuse_resend(), an interrupt that the stock path has queued is taken back: the
- * reader queues it again, and until then the requester may go away and free it.
+ * fuse_resend(), an interrupt that the stock path has queued is taken back, as the
+ * reader queues it again.
+ *
+ * Not as fuse_resend(): a requester that is interrupted may have seen FR_SENT, and
+ * queue its interrupt only now. Killed as well, and finding FR_PENDING, it would go
+ * away and leave that entry on the stock list. So one that is interrupted gets no
+ * FR_PENDING, and its requester waits for the answer; any other will see that
+ * FR_SENT is clear.
  */
 void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs, bool seen)
 {
@@ -201,16 +231,18 @@ void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs, bool seen)
 		return;
 	list_for_each_entry(req, reqs, list)
 		clear_bit(FR_SENT, &req->flags);
+	smp_mb();	/* request_wait_answer() sets FR_INTERRUPTED, then looks at FR_SENT */
 
 	spin_lock(&fiq->lock);
 	connected = fiq->connected;
 	if (connected) {
 		list_for_each_entry(req, reqs, list) {
-			set_bit(FR_PENDING, &req->flags);
 			if (seen)
 				req->in.h.unique |= FUSE_UNIQUE_RESEND;
 			if (test_bit(FR_INTERRUPTED, &req->flags))
 				list_del_init(&req->intr_entry);
+			else
+				set_bit(FR_PENDING, &req->flags);
 			n++;
 		}
 		list_splice_tail_init(reqs, &fiq->pending);

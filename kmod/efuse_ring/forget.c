@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* FORGET and INTERRUPT: messages without a reply, on rings of their own. */
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "ring.h"
@@ -69,6 +70,36 @@ static bool efuse_push_interrupt(struct efuse_ring *ring, u64 unique)
 }
 
 /*
+ * T0, partner T1 in the daemon. The requester is being killed, and the daemon, by
+ * its own account, has not taken the request: it ends here, as one that nobody
+ * has read ends on the stock path. The slot stays until the daemon has met its
+ * entry, or there could be more entries than the pending ring holds. Where the
+ * daemon was faster it answers, perhaps with an error; nobody is left to mind.
+ */
+static bool efuse_take_back(struct efuse_ring *ring, u32 slot, struct fuse_req *req)
+{
+	struct fuse_pqueue *fpq = efuse_pq(ring);
+	bool ours;
+
+	spin_lock(&fpq->lock);
+	ours = fpq->connected && !ring->dead && efuse_find(ring, slot) == req;
+	if (ours) {
+		WRITE_ONCE(efuse_in(ring, slot)->in_len, 0);
+		smp_mb();
+		ours = (s32)(ring->slots[slot].pending_at - READ_ONCE(ring->uh->pending_head)) >= 0;
+	}
+	if (ours) {
+		clear_bit(FR_SENT, &req->flags);
+		list_del_init(&req->list);
+		req->out.h.error = -EINTR;
+	}
+	spin_unlock(&fpq->lock);
+	if (ours)
+		fuse_request_end(req);
+	return ours;
+}
+
+/*
  * Called by the requester, so req stays. Its unique tells which ring has it; one
  * that was queued again carries the resend bit and belongs to the stock path.
  */
@@ -77,11 +108,19 @@ void efuse_send_interrupt(struct fuse_iqueue *fiq, struct fuse_req *req)
 	struct efuse_conn *ec = efuse_conn_of(fiq);
 	u64 unique = READ_ONCE(req->in.h.unique);
 	u32 index = (unique >> EFUSE_UNIQUE_RING) & (EFUSE_MAX_RINGS - 1);
+	u32 slot = (unique >> EFUSE_UNIQUE_SLOT) & (EFUSE_MAX_DEPTH - 1);
 
 	if (!(unique & EFUSE_UNIQUE_TAG) || (unique & FUSE_UNIQUE_RESEND) || index >= ec->nr_rings ||
-	    !efuse_push_interrupt(&ec->rings[index], unique)) {
-		ec->stock->send_interrupt(fiq, req);
+	    slot >= ec->depth)
+		goto stock;
+	if (fatal_signal_pending(current) && !test_bit(FR_FORCE, &req->flags) &&
+	    efuse_take_back(&ec->rings[index], slot, req))
 		return;
-	}
+	if (!efuse_push_interrupt(&ec->rings[index], unique))
+		goto stock;
 	efuse_wake_worker(&ec->rings[index]);
+	return;
+
+stock:
+	ec->stock->send_interrupt(fiq, req);
 }

@@ -115,12 +115,14 @@ static long efuse_tune(struct efuse_conn *ec, struct efuse_tune __user *arg)
 
 	if (copy_from_user(&t, arg, sizeof(t)))
 		return -EFAULT;
-	if (t.size != sizeof(t) || t.flags)
+	if (t.size != sizeof(t) || t.flags || !efuse_balance_valid(t.balance, t.congestion))
 		return -EINVAL;
 	for (i = 0; i < ARRAY_SIZE(t.reserved); i++)
 		if (t.reserved[i])
 			return -EINVAL;
 	WRITE_ONCE(ec->spin_ns, min(t.spin_ns, EFUSE_MAX_SPIN_NS));
+	WRITE_ONCE(ec->balance, t.balance);
+	WRITE_ONCE(ec->congestion, t.congestion);
 	return 0;
 }
 

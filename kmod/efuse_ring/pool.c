@@ -35,11 +35,18 @@ static int efuse_claim_payload(struct efuse_ring *ring, struct efuse_slot *s, u3
 	return 0;
 }
 
+/* The last quarter of the slots is for requests that somebody waits for. */
+static bool efuse_background_full(struct efuse_ring *ring)
+{
+	lockdep_assert_held(&ring->lock);
+	return ring->background >= ring->ec->depth - ring->ec->depth / 4;
+}
+
 /*
  * A free slot, with pay_bytes of payload where that is not 0.
  * -EBUSY: no slot, -ENOSPC: no payload (now, or ever: the caller checks the size).
  */
-int efuse_take(struct efuse_ring *ring, u32 pay_bytes)
+int efuse_take(struct efuse_ring *ring, u32 pay_bytes, bool background)
 {
 	u32 depth = ring->ec->depth;
 	struct efuse_slot *s;
@@ -51,7 +58,7 @@ int efuse_take(struct efuse_ring *ring, u32 pay_bytes)
 	if (slot >= depth)
 		slot = find_first_zero_bit(ring->slot_map, depth);
 	err = -EBUSY;
-	if (slot >= depth)
+	if (slot >= depth || (background && efuse_background_full(ring)))
 		goto out;
 	s = &ring->slots[slot];
 	s->pay_nr = 0;
@@ -63,6 +70,8 @@ int efuse_take(struct efuse_ring *ring, u32 pay_bytes)
 	__set_bit(slot, ring->slot_map);
 	ring->slot_hint = slot;
 	ring->in_flight++;
+	s->background = background;
+	ring->background += background;
 	err = slot;
 out:
 	spin_unlock(&ring->lock);
@@ -96,6 +105,7 @@ void efuse_put(struct efuse_ring *ring, u32 slot)
 	__clear_bit(slot, ring->slot_map);
 	ring->slot_hint = slot;		/* it is warm */
 	ring->in_flight--;
+	ring->background -= s->background;
 	spin_unlock(&ring->lock);
 	/* kh->deferred was raised before a worker failed to find room under the lock. */
 	if (room && READ_ONCE(ring->kh->deferred)) {

@@ -66,6 +66,8 @@ struct efuse_slot {
 	u32 out_pay;		/* bytes of the reply that come from there; 0: from the slot */
 	u32 out_off;		/* where, in the payload region */
 	u32 out_cap;		/* longest reply body */
+	bool background;	/* protected by ring->lock */
+	u32 pending_at;		/* index of its pending entry; protected by fpq->lock */
 	struct list_head deferred;	/* protected by fpq->lock */
 };
 
@@ -84,6 +86,7 @@ struct efuse_ring {
 	unsigned long *pay_map;		/* likewise, one bit per granule */
 	u32 slot_hint, pay_hint;	/* protected by lock */
 	u32 in_flight;			/* slots in use; protected by lock */
+	u32 background;			/* of them, for background requests; protected by lock */
 	u32 pay_used;			/* granules in use; protected by lock */
 
 	/* protected by fud->pq.lock; the tails are also read without it, for waiting */
@@ -100,16 +103,20 @@ struct efuse_ring {
 	atomic_t kicks;			/* EFUSE_IOC_WAKE: ENTER returns once for each */
 	int worker_cpu;			/* where ENTER was last called from; a hint */
 
+	/* the balancer's last look, racy by design: requests finished by then, and since when no more were */
+	u64 stall_done, stall_since;
+
 	/* statistics that no lock covers */
-	atomic64_t spins, spin_paid, wakeups, bad, stale, to_stock_size, to_stock_full, to_stock_pool;
+	atomic64_t spins, spin_paid, wakeups, bad, stale, moved, to_stock_size, to_stock_full, to_stock_pool;
 	u64 submitted, done_spin, done_enter, nr_forgets, nr_interrupts;	/* protected by fpq->lock */
 };
 
-/* How spinning has gone on one CPU. Racy by design: a lost update costs a spin. */
-struct efuse_spin {
+/* How spinning has gone on one CPU, and whose turn it is there. Racy by design: a lost update costs a spin. */
+struct efuse_cpu {
 	u32 ewma_ns;		/* of spins that paid */
 	u32 fails;		/* in a row, at most EFUSE_SPIN_BACKOFF */
 	u32 skip;		/* requests to let pass before the next try */
+	u32 next_ring;		/* balancing goes round from here */
 };
 
 struct efuse_conn {
@@ -121,10 +128,11 @@ struct efuse_conn {
 	bool detached;				/* likewise */
 	bool draining;
 	u32 nr_rings, depth, forget_depth, slot_in_size, slot_out_size, payload_size;
-	u32 spin_ns;
+	u32 spin_ns, balance, congestion;	/* EFUSE_IOC_TUNE changes them */
+	u32 epoch;				/* tells uniques of successive attachments apart */
 	struct efuse_ring *rings;
 	struct efuse_cpu_rings *cpu_rings;	/* nr_cpu_ids entries */
-	struct efuse_spin __percpu *spin;
+	struct efuse_cpu __percpu *cpu;
 	struct user_struct *user;		/* charged for locked_pages; NULL: nobody is */
 	unsigned long locked_pages;
 	struct work_struct free_work;
@@ -136,10 +144,15 @@ struct efuse_conn {
 /*
  * Our uniques name ring, use and slot, so no counter is shared between rings:
  * even, bit 62 set, 12 bits ring, 30 bits gen, 15 bits slot. Stock ones count
- * up from 2 and do not get there; bit 63 is FUSE_UNIQUE_RESEND.
+ * up from 2 and do not get there; bit 63 is FUSE_UNIQUE_RESEND. A request that
+ * detach has queued again keeps its unique for as long as the daemon likes, while
+ * the connection is attached anew: 4 bits count attachments, and a slot's first
+ * gen is random.
  */
 #define EFUSE_UNIQUE_TAG	BIT_ULL(62)
 #define EFUSE_UNIQUE_RING	50
+#define EFUSE_UNIQUE_EPOCH	46
+#define EFUSE_EPOCH_MASK	0xfu
 #define EFUSE_UNIQUE_GEN	16
 #define EFUSE_UNIQUE_SLOT	1
 #ifndef FUSE_UNIQUE_RESEND
@@ -166,6 +179,11 @@ static inline int efuse_slot_word(u32 gen, enum efuse_slot_state state)
 	return (int)(gen << 2 | state);
 }
 
+static inline bool efuse_balance_valid(u32 policy, u32 congestion)
+{
+	return policy <= EFUSE_BALANCE_LEAST_LOADED && congestion && congestion <= EFUSE_MAX_DEPTH;
+}
+
 /* region.c */
 int efuse_region_alloc(struct efuse_region *region, unsigned long size);
 void efuse_region_free(struct efuse_region *region);
@@ -180,7 +198,7 @@ extern const struct fuse_iqueue_ops efuse_fiq_ops;
 extern struct workqueue_struct *efuse_wq;
 
 /* pool.c */
-int efuse_take(struct efuse_ring *ring, u32 pay_bytes);
+int efuse_take(struct efuse_ring *ring, u32 pay_bytes, bool background);
 void efuse_put(struct efuse_ring *ring, u32 slot);
 int efuse_take_payload(struct efuse_ring *ring, u32 slot, u32 pay_bytes);
 
@@ -190,9 +208,12 @@ int efuse_copy_out(struct fuse_req *req, const void *body, u32 len);
 
 /* submit.c */
 struct efuse_conn *efuse_conn_of(struct fuse_iqueue *fiq);
-struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec);
 void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 void efuse_fill_deferred(struct efuse_ring *ring);
+
+/* balance.c */
+struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec);
+struct efuse_ring *efuse_balance(struct efuse_conn *ec);
 
 /* wait.c */
 bool efuse_worker_awake(struct efuse_ring *ring);
@@ -201,11 +222,13 @@ void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fus
 int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);
 void efuse_wake_worker(struct efuse_ring *ring);
 bool efuse_gone(struct efuse_ring *ring);
+bool efuse_is_done(struct efuse_ring *ring, u32 slot, u32 gen);
 
 /* complete.c */
 struct fuse_req *efuse_find(struct efuse_ring *ring, u32 slot);
 void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requester);
 long efuse_commit(struct efuse_ring *ring);
+void efuse_commit_answered(struct efuse_ring *ring);
 void efuse_requeue(struct efuse_conn *ec, struct list_head *reqs, bool seen);
 
 /* forget.c */

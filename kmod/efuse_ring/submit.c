@@ -49,19 +49,6 @@ static int efuse_measure(struct efuse_conn *ec, struct fuse_req *req, struct efu
 	return 0;
 }
 
-/*
- * For what nobody waits for here and now: its sender goes on, and where it is
- * alone on its CPU the home ring's worker would only interrupt it. Only if the
- * other worker is awake, or it might interrupt somebody there.
- */
-struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec)
-{
-	struct efuse_cpu_rings *map = &ec->cpu_rings[raw_smp_processor_id()];
-	struct efuse_ring *other = &ec->rings[map->spin];
-
-	return single_task_running() && efuse_worker_awake(other) ? other : &ec->rings[map->home];
-}
-
 static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req *req, bool *spin)
 {
 	int cpu = raw_smp_processor_id();
@@ -71,7 +58,7 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 
 	*spin = false;
 	if (test_bit(FR_BACKGROUND, &req->flags))
-		return efuse_ring_aside(ec);
+		return efuse_balance(ec);
 	*spin = efuse_may_spin(ec, home, other, cpu);
 	return *spin ? other : home;
 }
@@ -88,6 +75,7 @@ static void efuse_prepare(struct efuse_ring *ring, u32 slot, struct fuse_req *re
 	if (!s->gen)
 		s->gen = 1;
 	s->unique = EFUSE_UNIQUE_TAG | (u64)ring->index << EFUSE_UNIQUE_RING |
+		    (u64)ring->ec->epoch << EFUSE_UNIQUE_EPOCH |
 		    (u64)s->gen << EFUSE_UNIQUE_GEN | (u64)slot << EFUSE_UNIQUE_SLOT;
 	s->in_pay = sz->in_pay;
 	s->out_pay = sz->out_pay;
@@ -130,6 +118,7 @@ static void efuse_publish(struct efuse_ring *ring, u32 slot)
 	e += ring->pending_tail & (ring->ec->depth - 1);
 	WRITE_ONCE(e->slot, slot);
 	WRITE_ONCE(e->gen, s->gen);
+	s->pending_at = ring->pending_tail;
 	WRITE_ONCE(ring->pending_tail, ring->pending_tail + 1);
 	smp_store_release(&ring->kh->pending_tail, ring->pending_tail);
 	ring->submitted++;
@@ -195,10 +184,10 @@ static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
 	 */
 	background = test_bit(FR_BACKGROUND, &req->flags);
 	defer = background && (sz.in_pay || (sz.pay && READ_ONCE(ring->kh->deferred)));
-	slot = efuse_take(ring, defer ? 0 : sz.pay);
+	slot = efuse_take(ring, defer ? 0 : sz.pay, background);
 	if (slot == -ENOSPC && background) {
 		defer = true;
-		slot = efuse_take(ring, 0);
+		slot = efuse_take(ring, 0, background);
 	}
 	if (slot < 0)
 		goto err_count;

@@ -29,7 +29,7 @@ bool efuse_worker_awake(struct efuse_ring *ring)
  */
 bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu)
 {
-	struct efuse_spin *spin;
+	struct efuse_cpu *spin;
 	int worker_cpu = READ_ONCE(other->worker_cpu);
 
 	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
@@ -38,7 +38,7 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 		return false;
 	if (need_resched() || !single_task_running())
 		return false;
-	spin = per_cpu_ptr(ec->spin, cpu);
+	spin = per_cpu_ptr(ec->cpu, cpu);
 	if (READ_ONCE(spin->skip)) {
 		WRITE_ONCE(spin->skip, READ_ONCE(spin->skip) - 1);
 		return false;
@@ -46,7 +46,7 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 	return true;
 }
 
-static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_spin *spin)
+static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_cpu *spin)
 {
 	u32 most = READ_ONCE(ec->spin_ns);
 	u32 ewma = READ_ONCE(spin->ewma_ns);
@@ -56,7 +56,7 @@ static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_spin *spin)
 	return min(most, max(EFUSE_SPIN_MIN_NS, EFUSE_SPIN_FACTOR * ewma));
 }
 
-static void efuse_spin_result(struct efuse_conn *ec, struct efuse_spin *spin, bool paid, u64 took)
+static void efuse_spin_result(struct efuse_conn *ec, struct efuse_cpu *spin, bool paid, u64 took)
 {
 	u32 ns = min_t(u64, took, EFUSE_MAX_SPIN_NS);
 
@@ -74,7 +74,7 @@ static void efuse_spin_result(struct efuse_conn *ec, struct efuse_spin *spin, bo
 }
 
 /* C1 */
-static bool efuse_is_done(struct efuse_ring *ring, u32 slot, u32 gen)
+bool efuse_is_done(struct efuse_ring *ring, u32 slot, u32 gen)
 {
 	return smp_load_acquire(&efuse_out(ring, slot)->done_gen) == gen;
 }
@@ -101,7 +101,7 @@ static bool efuse_spin(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_r
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req)
 {
 	struct efuse_conn *ec = ring->ec;
-	struct efuse_spin *spin = per_cpu_ptr(ec->spin, raw_smp_processor_id());
+	struct efuse_cpu *spin = per_cpu_ptr(ec->cpu, raw_smp_processor_id());
 	u64 start = local_clock();
 	bool paid = efuse_spin(ring, slot, gen, req, start + efuse_spin_budget(ec, spin));
 
