@@ -233,6 +233,17 @@ void set_config_key(Config &config, std::string_view assignment) {
   apply_text(config, key, assignment.substr(equals + 1), "");
 }
 
+void set_live_config_key(Config &config, std::string_view assignment) {
+  Config next = config;
+  set_config_key(next, assignment);
+  const auto dot = assignment.find('.');
+  const Key *key = find_config_key(trim(assignment.substr(0, dot)),
+                                   trim(assignment.substr(dot + 1, assignment.find('=') - dot - 1)));
+  if (!key->live)
+    fail("", key->full_name(), "cannot change while mounted");
+  config = std::move(next);
+}
+
 std::uint64_t ring_region_bytes(const Config &config) {
   const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   const auto array = [&](std::uint64_t count, std::uint64_t size) {

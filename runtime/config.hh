@@ -19,6 +19,8 @@ enum class Placement {
   none,       // workers are not pinned
 };
 
+enum class Balance { local, round_robin, random, least_loaded };  // values as EFUSE_BALANCE_*
+
 struct Config {
   // [session]
   TransportChoice transport = TransportChoice::automatic;  // transport = "auto"|"ring"|"uring"|"dev"
@@ -41,6 +43,10 @@ struct Config {
   std::uint32_t worker_poll_ns = 0;         // then so long in the kernel, while its CPU is idle; 0 ... EFUSE_MAX_POLL_NS
   std::uint32_t requester_spin_ns = 200'000; // the waiting application; 0 ... EFUSE_MAX_SPIN_NS
   bool adaptive = true;                     // budgets shrink to zero where polling does not pay
+
+  // [balance]: background requests (read-ahead, writeback, asynchronous I/O) whose CPU's ring is congested
+  Balance balance = Balance::least_loaded;  // policy = "local"|"round_robin"|"random"|"least_loaded"
+  std::uint32_t congestion = 8;             // requests in flight from which on a ring is congested, 1 ... EFUSE_MAX_DEPTH
 
   // [placement]
   Placement placement = Placement::neighbour;  // policy = "neighbour"|"home"|"none"
@@ -71,6 +77,8 @@ void load_config_text(Config &config, std::string_view text, const std::string &
 void load_config_environment(Config &config);
 /// Apply one "section.key=value" from the command line; the value is TOML, bare words are strings.
 void set_config_key(Config &config, std::string_view assignment);
+/// As set_config_key(), for a mount that is being served: a ConfigError for a key that cannot change then.
+void set_live_config_key(Config &config, std::string_view assignment);
 /// Check what no single key can show (ring bytes over EFUSE_MAX_RING_BYTES, payload pool smaller than one max_write, ...).
 void check_config(const Config &config);
 /// Bytes of the kernel's and the daemon's region of one ring (EFUSE_REGION_KERN + EFUSE_REGION_USER).

@@ -39,22 +39,30 @@ void set(Config &config, std::uint64_t value) {
 template <auto Member>
 constexpr Key number(std::string_view section, std::string_view name, Kind kind, Rule rule, std::uint64_t min,
                      std::uint64_t max, std::string_view doc) {
-  return {section, name, kind, doc, rule, min, max, {}, get<Member>, set<Member>};
+  return {section, name, kind, doc, rule, min, max, {}, false, get<Member>, set<Member>};
 }
 template <auto Member>
 constexpr Key flag(std::string_view section, std::string_view name, std::string_view doc) {
-  return {section, name, Kind::flag, doc, Rule::any, 0, 1, {}, get<Member>, set<Member>};
+  return {section, name, Kind::flag, doc, Rule::any, 0, 1, {}, false, get<Member>, set<Member>};
 }
 template <auto Member>
 constexpr Key choice(std::string_view section, std::string_view name,
                      std::span<const std::string_view> choices, std::string_view doc) {
   return {section, name,        Kind::choice, doc, Rule::any, 0, choices.size() - 1,
-          choices, get<Member>, set<Member>};
+          choices, false, get<Member>, set<Member>};
+}
+/// A key that may change while mounted.
+constexpr Key live(Key key) {
+  key.live = true;
+  return key;
 }
 
 // In the order of the enumerators.
 constexpr std::array<std::string_view, 4> kTransports{"auto", "ring", "uring", "dev"};
 static_assert(static_cast<int>(TransportChoice::dev) == kTransports.size() - 1);
+constexpr std::array<std::string_view, 4> kBalances{"local", "round_robin", "random", "least_loaded"};
+static_assert(static_cast<int>(Balance::least_loaded) == kBalances.size() - 1);
+static_assert(static_cast<int>(Balance::least_loaded) == EFUSE_BALANCE_LEAST_LOADED);
 constexpr std::array<std::string_view, 3> kPlacements{"neighbour", "home", "none"};
 static_assert(static_cast<int>(Placement::none) == kPlacements.size() - 1);
 
@@ -63,6 +71,7 @@ constexpr std::array kSections{
     Section{"ring", "shared-memory rings of the efuse_ring module"},
     Section{"polling",
             "how long each end looks before it sleeps; durations are nanoseconds or \"50us\", \"1ms\""},
+    Section{"balance", "where background requests go whose own ring is congested or makes no progress"},
     Section{"placement", "which CPU serves which"},
     Section{"dev", "readers of /dev/fuse"},
     Section{"stats", "what `efuse stat` shows"},
@@ -72,8 +81,8 @@ constexpr std::array kSections{
 constexpr std::uint64_t kMaxDevThreads = 65535;
 
 constexpr std::array kKeys{
-    choice<&Config::transport>("session", "transport", kTransports,
-                               "the way requests take; auto: the best that works here"),
+    live(choice<&Config::transport>("session", "transport", kTransports,
+                               "the way requests take; auto: the best that works here")),
     number<&Config::max_write>("session", "max_write", Kind::bytes, Rule::pages, 4096, 1u << 20,
                                "longest WRITE that the kernel may send"),
     number<&Config::max_background>(
@@ -100,15 +109,21 @@ constexpr std::array kKeys{
     number<&Config::workers_per_ring>("ring", "workers_per_ring", Kind::count, Rule::any, 1, 64,
                                       "threads that serve a ring; more than 1 for filesystems that block"),
 
-    number<&Config::worker_spin_ns>("polling", "worker_spin_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
-                                    "a worker looks at its ring so long in user space"),
-    number<&Config::worker_poll_ns>("polling", "worker_poll_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
-                                    "then so long in the kernel, while its CPU has nothing else to run"),
-    number<&Config::requester_spin_ns>("polling", "requester_spin_ns", Kind::ns, Rule::any, 0,
+    live(number<&Config::worker_spin_ns>("polling", "worker_spin_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
+                                    "a worker looks at its ring so long in user space")),
+    live(number<&Config::worker_poll_ns>("polling", "worker_poll_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
+                                    "then so long in the kernel, while its CPU has nothing else to run")),
+    live(number<&Config::requester_spin_ns>("polling", "requester_spin_ns", Kind::ns, Rule::any, 0,
                                        EFUSE_MAX_SPIN_NS,
-                                       "a waiting application looks for its reply at most so long"),
-    flag<&Config::adaptive>("polling", "adaptive",
-                            "shrink these budgets, down to zero, where polling does not pay"),
+                                       "a waiting application looks for its reply at most so long")),
+    live(flag<&Config::adaptive>("polling", "adaptive",
+                            "shrink these budgets, down to zero, where polling does not pay")),
+
+    live(choice<&Config::balance>("balance", "policy", kBalances,
+                                  "local: never elsewhere; the next in turn, one at random on which nobody waits, or "
+                                  "the least loaded")),
+    live(number<&Config::congestion>("balance", "congestion", Kind::count, Rule::any, 1, EFUSE_MAX_DEPTH,
+                                     "requests in flight from which on a ring is congested")),
 
     choice<&Config::placement>("placement", "policy", kPlacements,
                                "neighbour: requesters spin for a ring on a CPU close by; home: only for "

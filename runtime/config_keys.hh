@@ -34,6 +34,7 @@ struct Key {
   std::uint64_t min = 0;
   std::uint64_t max = 0;
   std::span<const std::string_view> choices{};
+  bool live = false;  // may change while mounted
   // All kinds but cpus: the member as a number (a flag is 0 or 1, a choice its index).
   std::uint64_t (*get)(const Config &) = nullptr;
   void (*set)(Config &, std::uint64_t) = nullptr;

@@ -38,7 +38,6 @@ constexpr std::size_t kMaxClients = 32;         // served at a time; more wait i
 // The server waits so long for a request, and for a client that reads nothing of its answer ...
 constexpr std::chrono::milliseconds kTimeout{1000};
 constexpr std::chrono::milliseconds kLongest{10000};  // ... and for a whole answer to be taken.
-constexpr std::chrono::milliseconds kPatience{3000};  // a client: for the next byte, on a busy machine too
 
 [[noreturn]] void fail_errno(const std::string &what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -192,8 +191,9 @@ void wait_for(const Fd &fd, short events, Clock::time_point deadline) {
   }
 }
 
-json ask(const Fd &fd, std::string_view line) {
-  auto deadline = Clock::now() + kPatience;
+// `patience`: for the next byte.
+json ask(const Fd &fd, std::string_view line, std::chrono::milliseconds patience) {
+  auto deadline = Clock::now() + patience;
   while (!line.empty()) {
     const ssize_t n = ::send(fd.get(), line.data(), line.size(), MSG_NOSIGNAL);
     if (n >= 0)
@@ -211,7 +211,7 @@ json ask(const Fd &fd, std::string_view line) {
     if (n > 0) {
       if (reply.append(chunk, static_cast<std::size_t>(n)).size() > kMaxReply)
         throw std::runtime_error("answer too long");
-      deadline = Clock::now() + kPatience;
+      deadline = Clock::now() + patience;
     }
     if (n < 0 && errno == EAGAIN)
       wait_for(fd, POLLIN, deadline);
@@ -350,7 +350,8 @@ ControlServer::~ControlServer() {
 
 const std::string &ControlServer::path() const noexcept { return impl_->path; }
 
-std::vector<json> send_all(const json &request, std::vector<std::string> *problems) {
+std::vector<json> send_all(const json &request, std::vector<std::string> *problems,
+                           std::chrono::milliseconds patience) {
   std::vector<json> answers;
   const Fd directory = open_directory(control_directory(), false);
   if (!directory) return answers;
@@ -358,7 +359,7 @@ std::vector<json> send_all(const json &request, std::vector<std::string> *proble
   for (const std::string &name : socket_names(directory)) {
     try {
       const Fd fd = make_socket();
-      if (connect_or_remove(fd, directory, name)) answers.push_back(ask(fd, line));
+      if (connect_or_remove(fd, directory, name)) answers.push_back(ask(fd, line, patience));
     } catch (const std::exception &error) {
       if (problems) problems->push_back(fmt::format("{}: {}", name, error.what()));
     }

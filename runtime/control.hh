@@ -8,6 +8,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -44,8 +45,10 @@ class ControlServer {
 /// sockets' names. Sockets that nobody listens on any more are removed. Daemons
 /// that do not answer in time or answer nonsense are left out, with a line each in
 /// `problems` where that is given. Throws where the run directory is not to be trusted.
+/// `patience`: for an answer to begin.
 std::vector<nlohmann::json> send_all(const nlohmann::json &request,
-                                     std::vector<std::string> *problems = nullptr);
+                                     std::vector<std::string> *problems = nullptr,
+                                     std::chrono::milliseconds patience = std::chrono::seconds(3));
 /// As above, for a request without arguments: {"cmd":cmd}.
 std::vector<nlohmann::json> query_all(std::string_view cmd, std::vector<std::string> *problems = nullptr);
 

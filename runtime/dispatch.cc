@@ -26,6 +26,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 namespace efuse {
 namespace {
@@ -36,7 +37,14 @@ using Handler = bool (*)(fuse_req &req, Cursor &args) noexcept;
 /// Call the filesystem, or say that it cannot do this.
 template <auto Callback, class... Args>
 bool call(fuse_req &req, Args... args) noexcept {
-  if (const auto callback = req.session->ops.*Callback)
+  const efuse_lowlevel_ops &table = req.session->extended;
+  const auto callback = [&table] {
+    if constexpr (std::is_invocable_v<decltype(Callback), const efuse_lowlevel_ops &>)
+      return table.*Callback;
+    else
+      return table.base.*Callback;
+  }();
+  if (callback)
     callback(&req, args...);
   else
     send_error(req, -ENOSYS);
@@ -469,13 +477,14 @@ bool do_interrupt(fuse_req &req, Cursor &args) noexcept {
   fuse_interrupt_in in;
   if (!args.take(in)) return false;
   SessionCore &session = *req.session;
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-  if (session.conn.no_interrupt) {  // the one answer to an INTERRUPT: send no more of them
-    req.channel->reply(req, -ENOSYS, {});
+  if (get_extension(session.conn).flags & ConnExtension::kNoInterrupt) {
+    req.channel->reply(req, -ENOSYS, {});  // the one answer to an INTERRUPT: send no more of them
     return true;
   }
-#endif
   send_nothing(req);  // first: the callback may take its time, and this one's place is free
+  // It names the copy that was sent last; the filesystem may have the first.
+  if (in.unique & protocol::kUniqueResend && session.resends.holds(in.unique))
+    in.unique &= ~protocol::kUniqueResend;
   session.interrupt(in.unique);
   return true;
 }
@@ -497,43 +506,28 @@ bool do_notify_reply(fuse_req &req, Cursor &args) noexcept {
 }
 
 // ---- callbacks that only newer libfuse headers have ------------------------
-// Templates, so that what the installed header lacks is left out.
 
-template <class Ops>
 bool do_tmpfile(fuse_req &req, Cursor &args) noexcept {
-  if constexpr (requires(Ops ops) { ops.tmpfile; }) {
-    fuse_create_in in;
-    if (!args.take(in)) return false;
-    fuse_file_info fi{};
-    fi.flags = static_cast<int>(in.flags);
-    req.ctx.umask = in.umask;
-    return call<&Ops::tmpfile>(req, req.nodeid, in.mode, &fi);
-  }
-  send_error(req, -ENOSYS);
-  return true;
+  fuse_create_in in;
+  if (!args.take(in)) return false;
+  fuse_file_info fi{};
+  fi.flags = static_cast<int>(in.flags);
+  req.ctx.umask = in.umask;
+  return call<&efuse_lowlevel_ops::tmpfile>(req, req.nodeid, in.mode, &fi);
 }
 
-template <class Ops>
 bool do_statx(fuse_req &req, Cursor &args) noexcept {
-  if constexpr (requires(Ops ops) { ops.statx; }) {
-    protocol::StatxIn in;
-    if (!args.take(in)) return false;
-    fuse_file_info fi = with_handle(in.fh);
-    return call<&Ops::statx>(req, req.nodeid, static_cast<int>(in.sx_flags), static_cast<int>(in.sx_mask),
-                             in.getattr_flags & FUSE_GETATTR_FH ? &fi : nullptr);
-  }
-  send_error(req, -ENOSYS);
-  return true;
+  protocol::StatxIn in;
+  if (!args.take(in)) return false;
+  fuse_file_info fi = with_handle(in.fh);
+  return call<&efuse_lowlevel_ops::statx>(req, req.nodeid, static_cast<int>(in.sx_flags),
+                                          static_cast<int>(in.sx_mask),
+                                          in.getattr_flags & FUSE_GETATTR_FH ? &fi : nullptr);
 }
 
-template <class Ops>
 bool do_syncfs(fuse_req &req, Cursor &args) noexcept {
-  if constexpr (requires(Ops ops) { ops.syncfs; }) {
-    fuse_syncfs_in in;
-    return args.take(in) && call<&Ops::syncfs>(req, req.nodeid);
-  }
-  send_error(req, -ENOSYS);
-  return true;
+  fuse_syncfs_in in;
+  return args.take(in) && call<&efuse_lowlevel_ops::syncfs>(req, req.nodeid);
 }
 
 // ---- the table ------------------------------------------------------------
@@ -595,9 +589,9 @@ constexpr std::array<Operation, kOperations> make_operations() noexcept {
   table[FUSE_COPY_FILE_RANGE] = {"COPY_FILE_RANGE", do_copy_file_range};
   table[FUSE_SETUPMAPPING] = {"SETUPMAPPING", nullptr};  // virtio-fs only
   table[FUSE_REMOVEMAPPING] = {"REMOVEMAPPING", nullptr};
-  table[FUSE_SYNCFS] = {"SYNCFS", do_syncfs<Ops>};
-  table[FUSE_TMPFILE] = {"TMPFILE", do_tmpfile<Ops>};
-  table[protocol::kOpStatx] = {"STATX", do_statx<Ops>};
+  table[FUSE_SYNCFS] = {"SYNCFS", do_syncfs};
+  table[FUSE_TMPFILE] = {"TMPFILE", do_tmpfile};
+  table[protocol::kOpStatx] = {"STATX", do_statx};
   return table;
 }
 
@@ -647,6 +641,8 @@ bool read_header(fuse_req &req, Message &arguments) noexcept {
   req.opcode = in.opcode;
   req.nodeid = in.nodeid;
   req.ctx = {in.uid, in.gid, static_cast<pid_t>(in.pid), 0};
+  req.backing_id = 0;
+  req.owed.store(in.unique && protocol::expects_reply(in.opcode) ? in.unique : fuse_req::kNoUnique);
   req.unique.store(in.unique);  // seq_cst: before the look at early_interrupts
   if (msg.head.size() < sizeof(in) || in.len != msg.head.size() + msg.tail.size()) return false;
 
@@ -666,6 +662,15 @@ void debug_request(const fuse_req &req) noexcept {
            req.msg.head.size() + req.msg.tail.size(), static_cast<int>(req.ctx.pid));
 }
 
+/// Two copies of one request: true if nothing is left to do with this one.
+bool seen_before(fuse_req &req, std::uint64_t unique) noexcept {
+  if (!protocol::expects_reply(req.opcode)) return false;
+  if (unique & protocol::kUniqueResend) return req.session->resends.hold(req);
+  if (!req.session->resends.overtaken(unique)) return false;
+  reject(req, -EIO);  // the kernel waits for the other one
+  return true;
+}
+
 }  // namespace
 
 const char *protocol::opcode_name(std::uint32_t opcode) noexcept {
@@ -681,6 +686,7 @@ void dispatch(fuse_req &req) noexcept {
   if (!whole) return reject(req, -EIO);
   if (const int error = admit(req)) return reject(req, error);
   const auto unique = req.unique.load(std::memory_order_relaxed);
+  if ((unique & protocol::kUniqueResend || session.resends.active()) && seen_before(req, unique)) return;
   if (session.early_interrupts.load() != 0 && protocol::expects_reply(req.opcode) &&
       session.take_early_interrupt(unique))
     mark_interrupted(req, unique);

@@ -11,9 +11,13 @@
 #include <cerrno>
 #include <climits>
 #include <cstddef>
+#include <cstring>
 
 namespace efuse {
 namespace {
+
+constexpr std::size_t kExtensionOffset = offsetof(fuse_conn_info, time_gran) + sizeof(unsigned);
+static_assert(kExtensionOffset == 40 && sizeof(ConnExtension) == 24 && sizeof(fuse_conn_info) >= 64);
 
 /// A capability of libfuse's API and the INIT flag it stands for.
 struct Capability {
@@ -43,13 +47,13 @@ constexpr Capability kCapabilities[] = {
     {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_NO_OPEN_SUPPORT, false},
     {FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_NO_OPENDIR_SUPPORT, false},
     {FUSE_CAP_EXPIRE_ONLY, protocol::kHasExpireOnly, false},
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-    {FUSE_CAP_HANDLE_KILLPRIV, FUSE_HANDLE_KILLPRIV, true},
     {FUSE_CAP_HANDLE_KILLPRIV_V2, FUSE_HANDLE_KILLPRIV_V2, true},
     {FUSE_CAP_SETXATTR_EXT, FUSE_SETXATTR_EXT, true},
     {FUSE_CAP_DIRECT_IO_ALLOW_MMAP, protocol::kDirectIoAllowMmap, true},
     {FUSE_CAP_PASSTHROUGH, protocol::kPassthrough, true},
     {FUSE_CAP_NO_EXPORT_SUPPORT, protocol::kNoExportSupport, true},
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+    {FUSE_CAP_HANDLE_KILLPRIV, FUSE_HANDLE_KILLPRIV, true},
 #else
     // Wanted by default, but libfuse 3.14 never tells the kernel, and filesystems
     // rely on the kernel clearing the set-user-ID bit: telling it would open a hole.
@@ -89,27 +93,21 @@ std::uint64_t flags_of(std::uint64_t want) noexcept {
 void set_capable(fuse_conn_info &conn, std::uint64_t capable, std::uint64_t want) noexcept {
   conn.capable = static_cast<std::uint32_t>(capable);
   conn.want = static_cast<std::uint32_t>(want);
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-  conn.capable_ext = capable;
-  conn.want_ext = want;
-#endif
+  put_extension(conn, {0, 0, capable, want});
 }
 
-/// What init() left as wanted. libfuse >= 3.17 has two fields for it; a
-/// filesystem may change either, or both alike. False: it changed them unalike.
-bool get_wanted([[maybe_unused]] std::uint64_t by_default, fuse_conn_info &conn,
-                std::uint64_t &want) noexcept {
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-  const auto low_default = static_cast<std::uint32_t>(by_default);
-  const auto low = static_cast<std::uint32_t>(conn.want_ext);
-  if (conn.want != low_default && low != low_default && conn.want != low) return false;
-  if (conn.want != low_default) conn.want_ext = (conn.want_ext & ~std::uint64_t{UINT32_MAX}) | conn.want;
-  conn.want = static_cast<std::uint32_t>(conn.want_ext);
-  want = conn.want_ext;
-#else
-  want = conn.want;
-#endif
-  return true;
+/// What init() left as wanted. There are two fields for it, and a filesystem may know
+/// of either: what has changed in one of them has changed.
+std::uint64_t get_wanted(const fuse_conn_info &conn, std::uint64_t by_default) noexcept {
+  const std::uint64_t changed = conn.want ^ static_cast<std::uint32_t>(by_default);
+  return by_default ^ (changed | (get_extension(conn).want ^ by_default));
+}
+
+void set_wanted(fuse_conn_info &conn, std::uint64_t want) noexcept {
+  ConnExtension extension = get_extension(conn);
+  extension.want = want;
+  put_extension(conn, extension);
+  conn.want = static_cast<std::uint32_t>(want);
 }
 
 /// No agreement: the caller has said why.
@@ -162,10 +160,8 @@ int reply_init(fuse_req &req, std::uint64_t flags) noexcept {
     out.max_pages = static_cast<std::uint16_t>(
         std::min<std::size_t>((conn.max_write - 1) / static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + 1,
                               UINT16_MAX));
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
   // The protocol counts this filesystem too.
-  if (flags & protocol::kPassthrough) out.max_stack_depth = conn.max_backing_stack_depth + 1;
-#endif
+  if (flags & protocol::kPassthrough) out.max_stack_depth = get_extension(conn).max_backing_stack_depth + 1;
   if (req.session->debug)
     fuse_log(FUSE_LOG_DEBUG,
              "   INIT: %u.%u flags=0x%llx max_readahead=%u max_write=%u max_background=%u "
@@ -218,9 +214,9 @@ bool ask_filesystem(fuse_req &req, std::uint64_t capable, std::uint64_t &want) n
   const unsigned max_read = session.conn.max_read;
   set_capable(session.conn, capable, by_default);
   if (session.ops.init) session.ops.init(session.userdata, &session.conn);
-  if (!get_wanted(by_default, session.conn, want))
-    fuse_log(FUSE_LOG_ERR, "efuse: init() set conn->want and conn->want_ext to different values\n");
-  else if (want & ~capable)
+  want = get_wanted(session.conn, by_default);
+  set_wanted(session.conn, want);
+  if (want & ~capable)
     fuse_log(FUSE_LOG_ERR, "efuse: init() wants capabilities 0x%llx, which this kernel or transport lacks\n",
              static_cast<unsigned long long>(want & ~capable));
   else if (session.conn.max_read != max_read)
@@ -233,6 +229,16 @@ bool ask_filesystem(fuse_req &req, std::uint64_t capable, std::uint64_t &want) n
 }
 
 }  // namespace
+
+ConnExtension get_extension(const fuse_conn_info &conn) noexcept {
+  ConnExtension extension;
+  std::memcpy(&extension, reinterpret_cast<const std::byte *>(&conn) + kExtensionOffset, sizeof(extension));
+  return extension;
+}
+
+void put_extension(fuse_conn_info &conn, const ConnExtension &extension) noexcept {
+  std::memcpy(reinterpret_cast<std::byte *>(&conn) + kExtensionOffset, &extension, sizeof(extension));
+}
 
 bool handle_init(fuse_req &req, Cursor &args) noexcept {
   SessionCore &session = *req.session;
@@ -264,3 +270,48 @@ void handle_init(fuse_req &req) noexcept {
 }
 
 }  // namespace efuse
+
+extern "C" {
+
+bool fuse_set_feature_flag(struct fuse_conn_info *conn, uint64_t flag) {
+  efuse::ConnExtension extension = efuse::get_extension(*conn);
+  if (!(extension.capable & flag)) return false;
+  extension.want |= flag;
+  efuse::put_extension(*conn, extension);
+  conn->want |= static_cast<std::uint32_t>(flag);
+  return true;
+}
+
+void fuse_unset_feature_flag(struct fuse_conn_info *conn, uint64_t flag) {
+  efuse::ConnExtension extension = efuse::get_extension(*conn);
+  extension.want &= ~flag;
+  efuse::put_extension(*conn, extension);
+  conn->want &= ~static_cast<std::uint32_t>(flag);
+}
+
+bool fuse_get_feature_flag(const struct fuse_conn_info *conn, uint64_t flag) {
+  return ((conn->want | efuse::get_extension(*conn).want) & flag) != 0;
+}
+
+int efuse_want_passthrough(struct fuse_conn_info *conn, unsigned max_stack_depth) {
+  if (max_stack_depth > 1) return -EINVAL;
+  if (!fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH)) return -EOPNOTSUPP;
+  fuse_unset_feature_flag(conn, FUSE_CAP_WRITEBACK_CACHE);
+  efuse::ConnExtension extension = efuse::get_extension(*conn);
+  extension.max_backing_stack_depth = max_stack_depth;
+  efuse::put_extension(*conn, extension);
+  return 0;
+}
+
+// Headers that declare it differ in the type of `flag`, which the calling convention does not.
+bool efuse_set_conn_flag(struct fuse_conn_info *conn, std::uint32_t flag) __asm__("fuse_set_conn_flag");
+bool efuse_set_conn_flag(struct fuse_conn_info *conn, std::uint32_t flag) {
+  if (flag == FUSE_CONN_FLAG_SINGLE_ISSUER) return true;
+  if (flag != FUSE_CONN_FLAG_NO_INTERRUPT) return false;
+  efuse::ConnExtension extension = efuse::get_extension(*conn);
+  extension.flags |= efuse::ConnExtension::kNoInterrupt;
+  efuse::put_extension(*conn, extension);
+  return true;
+}
+
+}  // extern "C"

@@ -50,8 +50,8 @@ constexpr FlagOption kFlags[] = {
 };
 
 // Options of the kernel's fuse filesystem; those that end in '=' take a value.
-constexpr std::string_view kKernelOptions[] = {"allow_other", "default_permissions", "max_read=", "context=",
-                                               "fscontext=",  "defcontext=",         "rootcontext="};
+constexpr std::string_view kKernelOptions[] = {"allow_other", "default_permissions", "max_read=",    "blksize=",
+                                               "context=",    "fscontext=",          "defcontext=", "rootcontext="};
 constexpr std::string_view kOwnOptions[] = {"fd=", "rootmode=", "user_id=", "group_id="};
 // What mount(8) and fstab(5) keep to themselves.
 constexpr std::string_view kIgnored[] = {"auto", "noauto", "user",   "nouser",  "users", "owner",
@@ -123,6 +123,9 @@ void take_option(const std::string &option, ParsedMountOptions &out) {
     out.allow_root = true;
     append(out.data, "allow_other");
     append(out.helper, "allow_other");
+  } else if (option == "blkdev") {
+    out.blkdev = true;
+    append(out.helper, option);
   } else if (option == "auto_unmount") {
     out.auto_unmount = true;
   } else if (option == "nonempty") {
@@ -435,7 +438,9 @@ bool FuseMount::mount_directly(mode_t root_type, const ParsedMountOptions &optio
     append(data, options.data);
   if (data.size() >= static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)))
     fail(path_, "the mount options are too long");
-  std::string type = options.subtype.empty() ? "fuse" : "fuse." + options.subtype;
+  std::string type = options.blkdev ? "fuseblk" : "fuse";
+  if (!options.subtype.empty())
+    type += "." + options.subtype;
   const std::string &source = !options.fsname.empty() ? options.fsname : type;
   if (::mount(source.c_str(), path_.c_str(), type.c_str(), options.flags, data.c_str()) == 0) {
     fd_ = std::move(device);

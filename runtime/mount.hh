@@ -22,6 +22,7 @@ struct ParsedMountOptions {
   std::string helper;          // the same and the flags, as fusermount3 wants them after -o
   std::string fsname;
   std::string subtype;
+  bool blkdev = false;         // fsname is a block device: type fuseblk
   bool auto_unmount = false;   // fusermount3 stays and unmounts when this process dies
   bool nonempty = false;       // another FUSE mount may be mounted over
   bool debug = false;

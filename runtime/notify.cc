@@ -6,6 +6,8 @@
 #include "reply.hh"
 #include "session_core.hh"
 
+#include <efuse/efuse_lowlevel.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -125,7 +127,7 @@ int fuse_lowlevel_notify_inval_entry(struct fuse_session *se, fuse_ino_t parent,
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
 int fuse_lowlevel_notify_expire_entry(struct fuse_session *se, fuse_ino_t parent, const char *name,
                                       size_t namelen) {
-  if (se && !(efuse::from_handle(se)->conn.capable_ext & FUSE_CAP_EXPIRE_ONLY)) return -ENOSYS;
+  if (se && !(efuse::from_handle(se)->conn.capable & FUSE_CAP_EXPIRE_ONLY)) return -ENOSYS;
   return notify_inval_entry(se, parent, name, namelen, FUSE_EXPIRE_ONLY);
 }
 #else
@@ -181,6 +183,31 @@ int fuse_lowlevel_notify_retrieve(struct fuse_session *se, fuse_ino_t ino, size_
   error = efuse::send_notification(*session, FUSE_NOTIFY_RETRIEVE, {&body, 1});
   if (error) efuse::take_retrieve(*session, out.notify_unique, cookie);
   return error;
+}
+
+int fuse_lowlevel_notify_increment_epoch(struct fuse_session *se) {
+  int error = 0;
+  auto *session = efuse::session_for(se, 44, error);
+  return session ? efuse::send_notification(*session, efuse::protocol::kNotifyIncEpoch, {}) : error;
+}
+
+int fuse_lowlevel_notify_prune(struct fuse_session *se, fuse_ino_t *nodeids, uint32_t count) {
+  static_assert(sizeof(fuse_ino_t) == sizeof(std::uint64_t));
+  int error = 0;
+  auto *session = efuse::session_for(se, 45, error);
+  if (!session) return error;
+  efuse::protocol::NotifyPruneOut out{};
+  out.count = count;
+  const std::array<iovec, 2> body{efuse::part(out), iovec{nodeids, count * sizeof(*nodeids)}};
+  return efuse::send_notification(*session, efuse::protocol::kNotifyPrune, body);
+}
+
+int efuse_notify_resend(struct fuse_session *se) {
+  auto *session = efuse::from_handle(se);
+  if (!session) return -EINVAL;
+  if (!(session->kernel_flags & efuse::protocol::kHasResend)) return -ENOSYS;
+  session->resends.first_may_follow = true;  // a first copy may be with a reader that has yet to dispatch it
+  return efuse::send_notification(*session, efuse::protocol::kNotifyResend, {});
 }
 
 }  // extern "C"

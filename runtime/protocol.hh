@@ -6,6 +6,8 @@
 
 #include "fuse_api.hh"
 
+#include <sys/ioctl.h>
+
 #include <cstdint>
 
 namespace efuse::protocol {
@@ -32,7 +34,9 @@ inline constexpr int kErrorLimit = -512;
 inline constexpr std::uint32_t kOpStatx = 52;
 
 // Notifications that 7.38 lacks.
-inline constexpr std::int32_t kNotifyResend = 7;
+inline constexpr std::int32_t kNotifyResend = 7;    // 7.40
+inline constexpr std::int32_t kNotifyIncEpoch = 8;  // 7.44
+inline constexpr std::int32_t kNotifyPrune = 9;     // 7.45
 
 // INIT flags that 7.38 lacks.
 inline constexpr std::uint64_t kCreateSuppGroup = 1ull << 34;
@@ -76,6 +80,22 @@ struct InitOut {
   std::uint32_t unused[6];
 };
 static_assert(sizeof(InitOut) == sizeof(fuse_init_out));
+
+/// fuse_backing_map (7.40), and the ioctls of /dev/fuse that take it and the id it gave.
+struct BackingMap {
+  std::int32_t fd;
+  std::uint32_t flags;
+  std::uint64_t padding;
+};
+inline constexpr unsigned long kBackingOpen = _IOW(FUSE_DEV_IOC_MAGIC, 1, BackingMap);
+inline constexpr unsigned long kBackingClose = _IOW(FUSE_DEV_IOC_MAGIC, 2, std::uint32_t);
+
+/// fuse_notify_prune_out (7.45); node ids follow, 64 bits each.
+struct NotifyPruneOut {
+  std::uint32_t count;
+  std::uint32_t padding;
+  std::uint64_t spare;
+};
 
 /// fuse_statx_in (7.39).
 struct StatxIn {

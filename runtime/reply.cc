@@ -9,6 +9,7 @@
 
 #include <efuse/efuse_lowlevel.h>
 
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -78,38 +79,67 @@ std::size_t iov_size(std::span<const iovec> iov) noexcept {
   return size;
 }
 
+namespace {
+
+/// From here on the request is ours to finish. False: somebody has, or is about to. One line
+/// says so; a filesystem that does it does it often.
+bool claim(fuse_req &req, std::uint64_t &unique) noexcept {
+  unique = req.owed.load(std::memory_order_relaxed);
+  if (unique != fuse_req::kNoUnique) unique = req.owed.exchange(0);
+  if (unique != 0) [[likely]]
+    return true;
+  if (!req.session->second_reply.exchange(true))
+    fuse_log(FUSE_LOG_ERR, "efuse: the filesystem has replied twice to a request (%s); second replies are ignored\n",
+             protocol::opcode_name(req.opcode));
+  return false;
+}
+
+/// The one way out of here. `in_place`: `body` is the start of req.out.
+int deliver(fuse_req &req, int error, std::span<const iovec> body, bool in_place) noexcept {
+  std::uint64_t unique = 0;
+  if (!claim(req, unique)) return -ENOENT;
+  before_reply(req);
+  debug_reply(req, error, iov_size(body));
+  Resends &resends = req.session->resends;  // req is gone after the reply
+  const bool resent = resends.active() && resends.answer(unique, error, body);
+  const int result =
+      in_place ? req.channel->reply_in_place(req, body[0].iov_len) : req.channel->reply(req, error, body);
+  if (resent) [[unlikely]]
+    resends.done(unique);
+  return result;
+}
+
+}  // namespace
+
 int send_error(fuse_req &req, int error) noexcept {
   if (unanswerable(req)) return -ENOENT;
   if (error > 0 || error <= protocol::kErrorLimit) {
     fuse_log(FUSE_LOG_ERR, "efuse: bad error value: %d\n", error);
     error = -ERANGE;
   }
-  before_reply(req);
-  debug_reply(req, error, 0);
-  return req.channel->reply(req, error, {});
+  return deliver(req, error, {}, false);
 }
 
 int send_in_place(fuse_req &req, std::size_t len) noexcept {
   if (unanswerable(req)) return -ENOENT;
-  before_reply(req);
-  debug_reply(req, 0, len);
-  return req.channel->reply_in_place(req, len);
+  const iovec body{req.out, len};
+  return deliver(req, 0, {&body, 1}, true);
 }
 
 int send_body(fuse_req &req, std::span<const iovec> body) noexcept {
   if (unanswerable(req)) return -ENOENT;
   const std::size_t size = iov_size(body);
   if (body.size() > 1 && overlaps(req, body)) return send_gathered(req, body, size);
-  if (size <= req.out_cap && size > 0) {
+  if (size <= req.out_cap && size > 0 && is_owed(req)) {
     gather(req.out, body);
     return send_in_place(req, size);
   }
-  before_reply(req);
-  debug_reply(req, 0, size);
-  return req.channel->reply(req, 0, body);
+  return deliver(req, 0, body, false);
 }
 
 void send_nothing(fuse_req &req) noexcept {
+  std::uint64_t unique = 0;
+  if (!claim(req, unique)) return;
   before_reply(req);
   req.channel->drop(req);
 }
@@ -148,8 +178,9 @@ int send_from_memory(fuse_req &req, fuse_bufvec &bufv, std::size_t size, fuse_bu
                  : send_bytes(req, memory, static_cast<std::size_t>(got));
 }
 
-void fill_open(protocol::OpenOut &out, const fuse_file_info &in) noexcept {
+void fill_open(const fuse_req &req, protocol::OpenOut &out, const fuse_file_info &in) noexcept {
   out.fh = in.fh;
+  if (req.backing_id > 0) out.backing_id = req.backing_id;
   if (in.direct_io) out.open_flags |= FOPEN_DIRECT_IO;
   if (in.keep_cache) out.open_flags |= FOPEN_KEEP_CACHE;
   if (in.cache_readdir) out.open_flags |= FOPEN_CACHE_DIR;
@@ -159,11 +190,9 @@ void fill_open(protocol::OpenOut &out, const fuse_file_info &in) noexcept {
   if (in.parallel_direct_writes) out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
 #endif
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
-  if (in.backing_id > 0) {
-    out.backing_id = in.backing_id;
-    out.open_flags |= protocol::kFopenPassthrough;
-  }
+  if (in.backing_id > 0) out.backing_id = in.backing_id;
 #endif
+  if (out.backing_id > 0) out.open_flags |= protocol::kFopenPassthrough;
 }
 
 struct CreateOut {
@@ -224,7 +253,7 @@ int fuse_reply_entry(fuse_req_t req, const struct fuse_entry_param *e) {
 int fuse_reply_create(fuse_req_t req, const struct fuse_entry_param *e, const struct fuse_file_info *fi) {
   efuse::Body<efuse::CreateOut> body(*req);
   efuse::fill_entry(body->entry, *e);
-  efuse::fill_open(body->open, *fi);
+  efuse::fill_open(*req, body->open, *fi);
   return body.send();
 }
 
@@ -241,7 +270,7 @@ int fuse_reply_readlink(fuse_req_t req, const char *link) {
 
 int fuse_reply_open(fuse_req_t req, const struct fuse_file_info *fi) {
   efuse::Body<efuse::protocol::OpenOut> body(*req);
-  efuse::fill_open(*body, *fi);
+  efuse::fill_open(*req, *body, *fi);
   return body.send();
 }
 
@@ -261,7 +290,7 @@ int fuse_reply_data(fuse_req_t req, struct fuse_bufvec *bufv, enum fuse_buf_copy
   std::array<iovec, 16> iov;
   if (const std::size_t count = efuse::as_iovecs(*bufv, iov))
     return efuse::send_body(*req, {iov.data(), count});
-  if (size <= req->out_cap) {
+  if (size <= req->out_cap && efuse::is_owed(*req)) {
     const ssize_t got = efuse::copy_to_memory(req->out, size, *bufv, flags);
     return got < 0 ? efuse::send_error(*req, static_cast<int>(got))
                    : efuse::send_in_place(*req, static_cast<std::size_t>(got));
@@ -344,7 +373,6 @@ int fuse_reply_lseek(fuse_req_t req, off_t off) {
   return body.send();
 }
 
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
 int fuse_reply_statx(fuse_req_t req, int flags, struct statx *statx, double attr_timeout) {
   static_assert(sizeof(efuse::protocol::Statx) == sizeof(struct statx));
   efuse::Body<efuse::protocol::StatxOut> body(*req);
@@ -353,12 +381,21 @@ int fuse_reply_statx(fuse_req_t req, int flags, struct statx *statx, double attr
   std::memcpy(&body->stat, statx, sizeof(body->stat));
   return body.send();
 }
-#endif
 
 void *efuse_req_reply_area(fuse_req_t req, size_t *cap) {
   *cap = req->out_cap;
   return req->out_cap ? req->out : nullptr;
 }
+
+int fuse_req_get_payload(fuse_req_t req, char **payload, size_t *payload_sz, void **mr) {
+  if (!req->out_cap) return -EINVAL;
+  *payload = reinterpret_cast<char *>(req->out);
+  *payload_sz = req->out_cap;
+  if (mr) *mr = nullptr;
+  return 0;
+}
+
+bool fuse_req_is_uring(fuse_req_t) { return false; }
 
 int efuse_reply_in_place(fuse_req_t req, size_t len) {
   if (len > req->out_cap) {

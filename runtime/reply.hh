@@ -14,6 +14,11 @@ namespace efuse {
 /// starts for this request.
 void before_reply(fuse_req &req) noexcept;
 
+/// Not answered yet: req.out may be written to.
+inline bool is_owed(const fuse_req &req) noexcept { return req.owed.load(std::memory_order_relaxed) != 0; }
+
+// Of several replies to one request the first counts; the others return -ENOENT and are logged.
+
 /// Reply with `error` (0 or a negative errno) and no body.
 int send_error(fuse_req &req, int error) noexcept;
 /// Reply with the `len` bytes that are in req.out.
@@ -42,19 +47,20 @@ template <class T>
 class Body {
  public:
   explicit Body(fuse_req &req) noexcept
-      : req_(req), body_(new (req.out_cap >= sizeof(T) ? req.out : here_) T{}) {}
+      : req_(req), in_place_(req.out_cap >= sizeof(T) && is_owed(req)), body_(new (in_place_ ? req.out : here_) T{}) {}
   Body(const Body &) = delete;
   Body &operator=(const Body &) = delete;
   T *operator->() noexcept { return body_; }
   T &operator*() noexcept { return *body_; }
   int send() noexcept {
-    if (req_.out_cap >= sizeof(T)) return send_in_place(req_, sizeof(T));
+    if (in_place_) return send_in_place(req_, sizeof(T));
     const iovec iov{body_, sizeof(T)};
     return send_body(req_, {&iov, 1});
   }
 
  private:
   fuse_req &req_;
+  bool in_place_;
   alignas(T) std::byte here_[sizeof(T)];
   T *body_;
 };

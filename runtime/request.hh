@@ -43,6 +43,12 @@ struct fuse_req {
   std::uint32_t opcode = 0;
   std::uint64_t nodeid = 0;
   fuse_ctx ctx{};
+  std::int32_t backing_id = 0;  // for the reply to OPEN, CREATE or TMPFILE; 0: none
+
+  // The unique that is still to be answered; whoever replies takes it, so a second reply finds
+  // nothing to do. kNoUnique stays: a message that is not answered, or did not come by dispatch().
+  static constexpr std::uint64_t kNoUnique = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> owed{kNoUnique};
 
   // Interruption. An INTERRUPT stores the unique it is for, so one that comes
   // late never hits the request that reuses this object. The callback and its

@@ -120,19 +120,22 @@ bool Ring::has_messages() const noexcept {
 bool Ring::has_deferred() const noexcept { return load(head_->deferred, std::memory_order_relaxed) != 0; }
 
 RingRequest Ring::describe(std::uint32_t slot, std::uint32_t gen) const noexcept {
-  RingRequest r{slot, gen, {}, {}, {}, 0};
+  RingRequest r{slot, gen, {}, {}, {}, 0, false};
   if (slot >= info_.depth)
     return r;
   const efuse_slot_in *in = slot_in(slot);
   efuse_slot_out *out = slot_out(slot);
   const std::size_t in_room = info_.slot_in_size - sizeof *in;
   const std::size_t out_room = info_.slot_out_size - sizeof *out;
+  const std::uint32_t in_len = load(in->in_len, std::memory_order_seq_cst);  // T1
   const std::uint64_t tail_end = std::uint64_t{in->in_payload_off} + in->in_payload_len;
   const std::uint64_t out_end = std::uint64_t{in->out_payload_off} + in->out_payload_cap;
-  if (in->in_len < sizeof(fuse_in_header) || in->in_len > in_room || tail_end > payload_.size() ||
-      out_end > payload_.size() || (in->out_payload_cap == 0 && in->out_cap > out_room))
+  if (in_len < sizeof(fuse_in_header) || in_len > in_room || tail_end > payload_.size() ||
+      out_end > payload_.size() || (in->out_payload_cap == 0 && in->out_cap > out_room)) {
+    r.taken_back = in_len == 0;
     return r;
-  r.head = {reinterpret_cast<const std::byte *>(in + 1), in->in_len};
+  }
+  r.head = {reinterpret_cast<const std::byte *>(in + 1), in_len};
   r.tail = payload_.subspan(in->in_payload_off, in->in_payload_len);
   r.out = in->out_payload_cap != 0 ? payload_.subspan(in->out_payload_off, in->out_payload_cap)
                                    : std::span(reinterpret_cast<std::byte *>(out + 1), in->out_cap);
@@ -156,9 +159,10 @@ std::optional<RingRequest> Ring::take_request() noexcept {
     else if (!pending_head_.compare_exchange_weak(head, head + 1, std::memory_order_acq_rel,
                                                   std::memory_order_acquire))
       continue;
-    // P2. With several consumers a smaller value may be stored last: publish_head() mends that.
+    // P2. With several consumers a smaller value may be stored last: publish_head() mends that. Sequentially
+    // consistent for T1: describe() reads in_len after it.
     store(mine_->pending_head, shared_consumers_ ? pending_head_.load(std::memory_order_relaxed) : head + 1,
-          std::memory_order_release);
+          std::memory_order_seq_cst);
     return describe(slot, gen);
   }
 }

@@ -73,6 +73,8 @@ efuse_attach describe(const Config &config, const RingPlacement &placement, int 
   a.slot_out_size = config.slot_out_size;
   a.payload_size = static_cast<std::uint32_t>((config.payload_size + page - 1) / page * page);
   a.spin_ns = config.requester_spin_ns;
+  a.balance = static_cast<std::uint32_t>(config.balance);
+  a.congestion = config.congestion;
   a.nr_cpus = static_cast<std::uint32_t>(placement.cpu_rings.size());
   a.cpu_rings = reinterpret_cast<std::uintptr_t>(placement.cpu_rings.data());
   return a;
@@ -117,10 +119,12 @@ void RingDevice::wake(std::uint32_t ring) const noexcept {
   ::ioctl(fd_.get(), EFUSE_IOC_WAKE, static_cast<unsigned long>(ring));
 }
 
-int RingDevice::tune(std::uint32_t spin_ns) const noexcept {
+int RingDevice::tune(const Config &config) const noexcept {
   efuse_tune t{};
   t.size = sizeof t;
-  t.spin_ns = spin_ns;
+  t.spin_ns = config.requester_spin_ns;
+  t.balance = static_cast<std::uint32_t>(config.balance);
+  t.congestion = config.congestion;
   return ::ioctl(fd_.get(), EFUSE_IOC_TUNE, &t) != 0 ? -errno : 0;
 }
 

@@ -34,8 +34,8 @@ class RingDevice {
   void detach() const noexcept;
   /// Make one ENTER of `ring` return, now or later.
   void wake(std::uint32_t ring) const noexcept;
-  /// The requesters' budget, from now on; 0 or -errno.
-  int tune(std::uint32_t spin_ns) const noexcept;
+  /// The requesters' budget and the balancing, from now on; 0 or -errno.
+  int tune(const Config &config) const noexcept;
 
  private:
   Fd fd_;

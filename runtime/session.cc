@@ -128,17 +128,62 @@ struct Session::Impl {
   std::unique_ptr<FuseMount> mount;
   // Made in start(), stopped in unmount(), gone with the session: stat_json() and
   // interrupt() may come at any time between.
-  std::unique_ptr<Transport> fast;  // rings; none: everything goes through `stock`
   std::unique_ptr<Transport> stock;
-  std::string reason;
+  std::unique_ptr<Transport> more_stock;  // readers that joined when rings were detached; guarded by transports_mutex
+  // Rings come and go with reconfigure(). A transport that is on its way out is in `retired` before it stops.
+  mutable std::mutex transports_mutex;
+  std::shared_ptr<Transport> fast;  // rings; none: everything goes through `stock`; guarded by transports_mutex
+  std::vector<std::shared_ptr<Transport>> retired;  // that owe replies still; likewise
+  StatsSnapshot retired_stats;                      // of those that are gone; likewise
+  std::string reason;                               // likewise
+  std::mutex reconfigure_mutex;  // one reconfigure() or unmount() at a time; taken before transports_mutex
   EarlyInterrupts early;
   Fd wake;  // eventfd: exit() was called
   std::atomic<bool> exited{false};
   std::atomic<int> exit_error{0};
   std::atomic<bool> over{false};  // unmount() was called: nothing serves any more
 
+  void set_config(const Config &next) {
+    std::lock_guard lock(transports_mutex);
+    config = next;
+  }
+
+  /// All that serve or have served, the likeliest first.
+  std::vector<std::shared_ptr<Transport>> transports() const {
+    const auto borrowed = [](const std::unique_ptr<Transport> &t) {
+      return std::shared_ptr<Transport>(std::shared_ptr<void>(), t.get());  // lives as long as the session
+    };
+    std::lock_guard lock(transports_mutex);
+    std::vector<std::shared_ptr<Transport>> all{fast, borrowed(stock), borrowed(more_stock)};
+    all.insert(all.end(), retired.begin(), retired.end());
+    std::erase(all, nullptr);
+    return all;
+  }
+
+  /// Ask one after the other until one says true. No lock is held meanwhile: it may call the filesystem.
+  template <typename Ask>
+  bool any_transport(Ask ask) const noexcept {
+    try {
+      const auto all = transports();
+      return std::any_of(all.begin(), all.end(), [&](auto &t) { return ask(*t); });
+    } catch (const std::bad_alloc &) {
+      return false;
+    }
+  }
+
   bool interrupt(std::uint64_t unique) noexcept {
-    return (fast && fast->interrupt(unique)) || (stock && stock->interrupt(unique));
+    return any_transport([unique](Transport &t) { return t.interrupt(unique); });
+  }
+
+  /// Let go of those whose last reply is given.
+  void reap() {
+    std::lock_guard lock(transports_mutex);
+    std::erase_if(retired, [this](auto &t) {
+      if (t->owes_replies() || t.use_count() > 1)
+        return false;
+      t->visit_stats([this](const ChannelStats &channel) { retired_stats.add(channel); });
+      return true;
+    });
   }
 };
 
@@ -152,11 +197,14 @@ Session::Session(const fuse_lowlevel_ops *callbacks, std::size_t ops_size, void 
 
 Session::~Session() {
   unmount();
-  impl_->fast.reset();
-  impl_->stock.reset();
-  impl_->mount.reset();
+  // While there still are channels: the filesystem may have kept requests, and answers them now.
   if (got_init && !got_destroy.exchange(true) && ops.destroy != nullptr)
     ops.destroy(userdata);
+  impl_->fast.reset();
+  impl_->retired.clear();
+  impl_->more_stock.reset();
+  impl_->stock.reset();
+  impl_->mount.reset();
 }
 
 void Session::mount() {
@@ -241,17 +289,89 @@ void Session::start_transports() {
     throw std::runtime_error("transport uring: not in this build");
   if (choice != TransportChoice::dev) {
     try {
-      impl_->fast = make_ring_transport(*this, config, fd);
-      impl_->fast->start();
+      attach_rings();
     } catch (const std::exception &e) {
-      impl_->fast.reset();
       if (choice == TransportChoice::ring)
         throw std::runtime_error(fmt::format("transport ring: {}", e.what()));
       impl_->reason = fmt::format("ring: {}; uring: not in this build", e.what());
     }
   }
-  impl_->stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
-  impl_->stock->start();
+  auto stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
+  stock->start();
+  std::lock_guard lock(impl_->transports_mutex);
+  impl_->stock = std::move(stock);
+}
+
+void Session::attach_rings() {
+  std::shared_ptr<Transport> rings = make_ring_transport(*this, impl_->config, impl_->mount->fd());
+  {
+    // Visible before it serves: its workers take interrupts.
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->fast = rings;
+  }
+  resends.first_may_follow = true;
+  try {
+    rings->start();
+  } catch (...) {
+    // Some workers may have served already, and the filesystem hold requests of theirs.
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->retired.push_back(std::move(impl_->fast));
+    throw;
+  }
+}
+
+/// What the rings still have in flight moves to the stock readers, which are joined by as many as there
+/// would be without rings.
+void Session::detach_rings() {
+  const Config &config = impl_->config;
+  const std::shared_ptr<Transport> rings = impl_->fast;
+  if (!impl_->more_stock) {
+    auto more = make_dev_transport(*this, config, impl_->mount->fd(), config.dev_threads);
+    more->start();
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->more_stock = std::move(more);
+  }
+  {
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->retired.push_back(rings);
+    impl_->fast.reset();
+  }
+  rings->stop();
+  resends.first_may_follow = false;
+}
+
+void Session::reconfigure(std::span<const std::string> assignments) {
+  std::lock_guard reconfiguring(impl_->reconfigure_mutex);
+  if (!impl_->stock || impl_->over)
+    throw std::runtime_error("not mounted");
+  Config next = config();
+  for (const std::string &assignment : assignments)
+    set_live_config_key(next, assignment);
+  check_config(next);
+  if (next.transport == TransportChoice::uring)
+    throw std::runtime_error("transport uring: not in this build");
+  impl_->reap();
+
+  const Config before = impl_->config;
+  impl_->set_config(next);
+  try {
+    if (next.transport == TransportChoice::dev && impl_->fast)
+      detach_rings();
+    else if (next.transport != TransportChoice::dev && !impl_->fast && next.transport != before.transport)
+      attach_rings();
+  } catch (const std::exception &e) {
+    impl_->set_config(before);
+    throw std::runtime_error(fmt::format("transport ring: {}", e.what()));
+  }
+  if (impl_->fast)
+    impl_->fast->tune(next);
+  std::lock_guard lock(impl_->transports_mutex);
+  impl_->reason.clear();
+}
+
+std::string Session::config_toml() const {
+  std::lock_guard lock(impl_->transports_mutex);
+  return to_toml(impl_->config);
 }
 
 int Session::run() {
@@ -268,12 +388,13 @@ int Session::run() {
 void Session::unmount() noexcept {
   if (!impl_->mount)
     return;
+  std::lock_guard reconfiguring(impl_->reconfigure_mutex);
   impl_->over = true;
   impl_->mount->unmount();
-  if (impl_->fast)
-    impl_->fast->stop();  // what was in flight on rings goes to the stock readers
-  if (impl_->stock)
-    impl_->stock->stop();
+  // What was in flight on rings goes to the stock readers, so these come last.
+  for (Transport *transport : {impl_->fast.get(), impl_->more_stock.get(), impl_->stock.get()})
+    if (transport != nullptr)
+      transport->stop();
   impl_->mount->disconnect();
 }
 
@@ -290,21 +411,30 @@ void Session::reset() noexcept {
   ::eventfd_read(impl_->wake.get(), &count);
 }
 
-std::string_view Session::transport_name() const noexcept { return impl_->fast ? impl_->fast->name() : "dev"; }
+std::string_view Session::transport_name() const noexcept {
+  std::lock_guard lock(impl_->transports_mutex);
+  return impl_->fast ? impl_->fast->name() : "dev";
+}
 const std::string &Session::transport_reason() const noexcept { return impl_->reason; }
 
 std::string Session::stat_json() const {
   StatsSnapshot snapshot;
-  for (const Transport *transport : {impl_->fast.get(), impl_->stock.get()})
-    if (transport != nullptr)
-      transport->visit_stats([&](const ChannelStats &channel) { snapshot.add(channel); });
+  impl_->reap();
+  std::string reason;
+  {
+    std::lock_guard lock(impl_->transports_mutex);
+    snapshot.add(impl_->retired_stats);
+    reason = impl_->reason;
+  }
+  for (const auto &transport : impl_->transports())
+    transport->visit_stats([&](const ChannelStats &channel) { snapshot.add(channel); });
   auto json = nlohmann::ordered_json::parse(snapshot.json());
   nlohmann::ordered_json out;
   out["mountpoint"] = impl_->options.mountpoint;
   out["fs"] = impl_->options.subtype;
   out["pid"] = ::getpid();
   out["transport"] = transport_name();
-  out["reason"] = impl_->reason;
+  out["reason"] = reason;
   out.update(json);
   // A mountpoint is bytes, JSON is UTF-8.
   return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
@@ -325,6 +455,10 @@ void Session::interrupt(std::uint64_t unique) noexcept {
 }
 
 bool Session::take_early_interrupt(std::uint64_t unique) noexcept { return impl_->early.take(unique); }
+
+bool Session::serves(std::uint64_t unique) noexcept {
+  return impl_->any_transport([unique](Transport &t) { return t.serves(unique); });
+}
 
 /// Async-signal-safe: two atomics and a write(2).
 void Session::exit(int error) noexcept {

@@ -7,6 +7,7 @@
 #include "transport.hh"
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,17 +44,23 @@ class Session final : public SessionCore {
   MountOptions &mount_options() noexcept;
   Config &config() noexcept;
   /// /dev/fuse; -1 while not connected.
-  [[nodiscard]] int fd() const noexcept;
+  [[nodiscard]] int fd() const noexcept override;
   [[nodiscard]] bool started() const noexcept;
   /// exit() was called, or the connection has ended.
   [[nodiscard]] bool exited() const noexcept;
   /// Take an exit() back.
   void reset() noexcept;
 
-  /// "ring", "uring" or "dev"; valid after mount().
+  /// "ring", "uring" or "dev"; valid after mount(). Any thread.
   [[nodiscard]] std::string_view transport_name() const noexcept;
   /// Why not a better one, one line; empty where there is none better or none was asked for.
   [[nodiscard]] const std::string &transport_reason() const noexcept;
+  /// Change settings of the mount while it is served, each "section.key=value": polling, balancing, and the transport
+  /// ("ring" attaches rings anew, "dev" detaches them; requests in flight are neither lost nor repeated). All or
+  /// none; throws ConfigError, or std::runtime_error where the transport cannot be had. Any thread that serves no request.
+  void reconfigure(std::span<const std::string> assignments);
+  /// The configuration in effect, as TOML. Any thread.
+  [[nodiscard]] std::string config_toml() const;
   /// JSON text, one element of the array that `efuse stat --json` prints.
   [[nodiscard]] std::string stat_json() const;
 
@@ -61,11 +68,14 @@ class Session final : public SessionCore {
   void interrupt(std::uint64_t unique) noexcept override;
   void exit(int error) noexcept override;
   bool take_early_interrupt(std::uint64_t unique) noexcept override;
+  bool serves(std::uint64_t unique) noexcept override;
 
  private:
   void negotiate();
   std::size_t read_init(int fd, std::span<std::byte> buffer);
   void start_transports();
+  void attach_rings();
+  void detach_rings();
 
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -4,6 +4,9 @@
 #pragma once
 
 #include "fuse_api.hh"
+#include "resend.hh"
+
+#include <efuse/efuse_lowlevel.h>
 
 #include <sys/uio.h>
 
@@ -21,14 +24,15 @@ struct RunningInterrupt;
 
 class SessionCore {
  public:
-  /// `ops_size`: sizeof the caller's struct fuse_lowlevel_ops; callbacks beyond
-  /// it are absent (a filesystem built against older headers has fewer).
+  /// `ops_size`: sizeof the caller's struct fuse_lowlevel_ops or efuse_lowlevel_ops;
+  /// callbacks beyond it are absent (a filesystem built against older headers has fewer).
   SessionCore(const fuse_lowlevel_ops *ops, std::size_t ops_size, void *userdata);
   virtual ~SessionCore() = default;
   SessionCore(const SessionCore &) = delete;
   SessionCore &operator=(const SessionCore &) = delete;
 
-  fuse_lowlevel_ops ops{};   // zero-filled beyond ops_size
+  efuse_lowlevel_ops extended{};  // zero-filled beyond ops_size
+  const fuse_lowlevel_ops &ops = extended.base;
   void *userdata;
   fuse_conn_info conn{};     // as negotiated; constant after INIT
   std::uint32_t proto_minor = 0;  // of FUSE protocol 7.x as negotiated
@@ -53,6 +57,9 @@ class SessionCore {
   /// async-signal-safe.
   virtual void exit(int error) noexcept = 0;
 
+  /// /dev/fuse, for what is asked of the connection itself; -1: not connected. Any thread.
+  [[nodiscard]] virtual int fd() const noexcept { return -1; }
+
   /// Interrupts that came before their request, see take_early_interrupt().
   std::atomic<std::uint32_t> early_interrupts{0};
   /// dispatch() asks once per request, and only while early_interrupts is not 0,
@@ -60,6 +67,11 @@ class SessionCore {
   /// the interrupter remembers, then looks for the request again). true: the
   /// request with this unique is interrupted already.
   virtual bool take_early_interrupt(std::uint64_t /*unique*/) noexcept { return false; }
+
+  /// Is a request with exactly this unique with the filesystem, unanswered (fuse_req::owed)? Any thread.
+  virtual bool serves(std::uint64_t /*unique*/) noexcept { return false; }
+  Resends resends;
+  std::atomic<bool> second_reply{false};  // the filesystem has replied twice, and was told so
 
   /// Guards fuse_req::interrupt_func and interrupt_data, and running_interrupts.
   std::mutex interrupt_mutex;

@@ -230,6 +230,15 @@ void StatsSnapshot::add(const ChannelStats &channel) {
   add(channel.shared_);
 }
 
+void StatsSnapshot::add(const StatsSnapshot &other) {
+  for (const auto &[opcode, from] : other.by_op_) {
+    Op &op = by_op_[opcode];
+    for (std::size_t way = 0; way < kWays; ++way) op.count[way] += from.count[way];
+    op.queue.merge(from.queue);
+    op.service.merge(from.service);
+  }
+}
+
 void StatsSnapshot::add(const ChannelStats::Block &block) {
   for (std::uint32_t row = 0; row < kOpcodes; ++row) {
     WayCounts count;

@@ -103,6 +103,7 @@ class StatsSnapshot {
 
   /// Add a channel, which may go on serving meanwhile.
   void add(const ChannelStats &channel);
+  void add(const StatsSnapshot &other);
 
   /// By opcode, kOpcodes - 1 for the shared row; only opcodes that were seen.
   [[nodiscard]] const std::map<std::uint32_t, Op> &by_op() const noexcept { return by_op_; }

@@ -32,6 +32,13 @@ class Transport {
   virtual void stop() noexcept = 0;
   /// Mark the request in flight with this unique as interrupted; false: not here.
   virtual bool interrupt(std::uint64_t unique) noexcept = 0;
+  /// Settings that may change while serving: polling and balancing. Any thread.
+  virtual void tune(const Config &) noexcept {}
+  /// After stop(): the filesystem holds requests of this transport still.
+  [[nodiscard]] virtual bool owes_replies() const noexcept { return false; }
+  /// Is the request with this unique with the filesystem, unanswered? After stop(): or its reply is on its way to
+  /// SessionCore::resends.
+  virtual bool serves(std::uint64_t unique) noexcept = 0;
   /// Visit the statistics of each channel; the references live as long as this.
   virtual void visit_stats(const std::function<void(const ChannelStats &)> &visit) const = 0;
 };

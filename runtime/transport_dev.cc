@@ -212,6 +212,10 @@ class DevChannel final : public Channel {
     return found != nullptr;
   }
 
+  bool serves(std::uint64_t unique) noexcept {
+    return pool_.find([unique](fuse_req &req) { return req.owed.load() == unique; }) != nullptr;
+  }
+
   bool busy() noexcept {
     return pool_.find([](fuse_req &req) { return req.unique.load() != 0; }) != nullptr;
   }
@@ -365,6 +369,13 @@ class DevTransport final : public Transport {
   bool interrupt(std::uint64_t unique) noexcept override {
     for (auto &channel : channels_)
       if (channel->interrupt(unique))
+        return true;
+    return false;
+  }
+
+  bool serves(std::uint64_t unique) noexcept override {
+    for (auto &channel : channels_)
+      if (channel->serves(unique))
         return true;
     return false;
   }

@@ -13,8 +13,10 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -44,21 +46,73 @@ class ForgetChannel final : public Channel {
     stats_.completed(req.opcode, Way::ring, 0, 0);
     static_assert(offsetof(ForgetMessage, req) == 0);
     delete reinterpret_cast<ForgetMessage *>(&req);
+    held_.fetch_sub(1, std::memory_order_release);
   }
   ChannelStats &stats() noexcept override { return stats_; }
 
+  void taken() noexcept { held_.fetch_add(1, std::memory_order_relaxed); }
+  [[nodiscard]] bool held() const noexcept { return held_.load(std::memory_order_acquire) != 0; }
+
  private:
   ChannelStats &stats_;
+  std::atomic<std::uint32_t> held_{0};  // messages that the filesystem has not let go of
+};
+
+/// Replies from threads that are not the ring's workers, against the end of the ring: once closed
+/// and empty, no reply is on its way to the ring any more.
+class ReplyGate {
+ public:
+  /// false: closed. Either way leave() follows, as the last use of the channel.
+  bool enter() noexcept {
+    inside_.fetch_add(1, std::memory_order_seq_cst);
+    return !closed_.load(std::memory_order_seq_cst);
+  }
+  void leave() noexcept { inside_.fetch_sub(1, std::memory_order_release); }
+  /// Returns once those that found it open have left.
+  void close() noexcept {
+    closed_.store(true, std::memory_order_seq_cst);
+    while (busy())
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+  [[nodiscard]] bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool busy() const noexcept { return inside_.load(std::memory_order_seq_cst) != 0; }
+
+ private:
+  std::atomic<std::uint32_t> inside_{0};
+  std::atomic<bool> closed_{false};
+};
+
+/// Keeps a worker on its CPU. One that goes offline sheds its threads to other CPUs and does not take
+/// them back; what a worker that is elsewhere costs is a look at where it is, after it has slept.
+class WorkerPin {
+ public:
+  explicit WorkerPin(int cpu) noexcept : cpu_(cpu) {}
+  void check() noexcept {
+    if (cpu_ < 0 || ::sched_getcpu() == cpu_)
+      return;
+    const std::uint64_t now = now_ns();
+    if (now < next_try_)
+      return;
+    next_try_ = now + kRetryNs;
+    pin_this_thread(cpu_);  // fails while the CPU is offline
+  }
+
+ private:
+  static constexpr std::uint64_t kRetryNs = 1'000'000'000;
+  int cpu_;
+  std::uint64_t next_try_ = 0;
 };
 
 static_assert(sizeof(efuse_forget_entry) == sizeof(fuse_forget_one));
 
 class RingChannel final : public Channel, private WorkerHooks {
  public:
-  RingChannel(SessionCore &session, const RingDevice &device, std::uint32_t index, const Config &config)
+  /// `cpu`: of its workers; -1: not pinned.
+  RingChannel(SessionCore &session, const RingDevice &device, std::uint32_t index, int cpu, const Config &config)
       : session_(session),
         device_(device),
         index_(index),
+        cpu_(cpu),
         memory_(device.map(index)),
         ring_({memory_.kern.data(), memory_.kern.size()}, {memory_.user.data(), memory_.user.size()},
               {memory_.payload.data(), memory_.payload.size()}, config.workers_per_ring > 1),
@@ -76,6 +130,7 @@ class RingChannel final : public Channel, private WorkerHooks {
   /// A worker thread's body.
   void serve(const PollSettings &settings, const std::atomic<bool> &stop) noexcept {
     inside_ = this;
+    pin_ = WorkerPin(cpu_);
     const int error = Worker(ring_, *this, settings, messages_mutex_).run(stop);
     inside_ = nullptr;
     if (error != 0 && error != -ENODEV)
@@ -89,7 +144,44 @@ class RingChannel final : public Channel, private WorkerHooks {
     return false;
   }
 
+  bool serves(std::uint64_t unique) noexcept {
+    const bool closed = gate_.closed();
+    return std::any_of(requests_.get(), requests_.get() + ring_.info().depth, [=](const fuse_req &req) {
+      return (closed ? req.unique.load() : req.owed.load()) == unique;
+    });
+  }
+
+  // Workers are gone before the gate closes.
   int reply(fuse_req &req, int error, std::span<const iovec> body) noexcept override {
+    if (inside_ == this)
+      return deliver(req, error, body);
+    const int result = gate_.enter() ? deliver(req, error, body) : reply_late(req, error, body);
+    gate_.leave();
+    return result;
+  }
+
+  int reply_in_place(fuse_req &req, std::size_t len) noexcept override {
+    const iovec body{req.out, len};
+    return reply(req, 0, {&body, 1});
+  }
+
+  /// No worker serves this ring any more: from here on replies are late.
+  void close() noexcept { gate_.close(); }
+
+  [[nodiscard]] bool owes_replies() const noexcept {
+    return gate_.busy() || forgets_.held() ||
+           std::any_of(requests_.get(), requests_.get() + ring_.info().depth,
+                       [](const fuse_req &req) { return req.unique.load() != 0; });
+  }
+
+  // Only requests with a reply are on rings; FORGETs have a channel of their own.
+  void drop(fuse_req &req) noexcept override { finish(req, -EIO, 0); }
+
+  ChannelStats &stats() noexcept override { return stats_; }
+  const ChannelStats &stats() const noexcept { return stats_; }
+
+ private:
+  int deliver(fuse_req &req, int error, std::span<const iovec> body) noexcept {
     if (error != 0) {
       const bool bad = error > 0 || error <= -512;
       finish(req, bad ? -EIO : error, 0);
@@ -101,28 +193,25 @@ class RingChannel final : public Channel, private WorkerHooks {
         finish(req, -EIO, 0);
         return -EINVAL;
       }
-      std::memcpy(req.out + len, part.iov_base, part.iov_len);
+      if (part.iov_base != req.out + len)  // not where it belongs already
+        std::memcpy(req.out + len, part.iov_base, part.iov_len);
       len += part.iov_len;
     }
     finish(req, 0, len);
     return 0;
   }
 
-  int reply_in_place(fuse_req &req, std::size_t len) noexcept override {
-    finish(req, 0, len);
-    return 0;
+  int reply_late(fuse_req &req, int error, std::span<const iovec> body) noexcept {
+    const bool bad = error > 0 || error <= -512;
+    count(req);
+    const int result = session_.resends.keep(req, bad ? -EIO : error, body);
+    return bad ? -EINVAL : result;
   }
 
-  // Only requests with a reply are on rings; FORGETs have a channel of their own.
-  void drop(fuse_req &req) noexcept override { finish(req, -EIO, 0); }
-
-  ChannelStats &stats() noexcept override { return stats_; }
-  const ChannelStats &stats() const noexcept { return stats_; }
-
- private:
   void request(const RingRequest &r, std::uint64_t now) noexcept override {
     if (r.head.empty()) {
-      fuse_log(FUSE_LOG_ERR, "efuse: ring %u describes slot %u wrongly, request fails\n", index_, r.slot);
+      if (!r.taken_back)
+        fuse_log(FUSE_LOG_ERR, "efuse: ring %u describes slot %u wrongly, request fails\n", index_, r.slot);
       if (r.slot < ring_.info().depth && ring_.finish(r.slot, r.gen, -EIO, 0))
         complete(r.slot, r.gen);
       return;
@@ -138,6 +227,7 @@ class RingChannel final : public Channel, private WorkerHooks {
   }
 
   void interrupt(const efuse_interrupt_entry &e) noexcept override {
+    stats_.completed(FUSE_INTERRUPT, Way::ring, 0, 0);
     if (e.slot >= ring_.info().depth || !mark(requests_[e.slot], e.unique))
       session_.interrupt(e.unique);  // not here yet, or answered
   }
@@ -155,6 +245,7 @@ class RingChannel final : public Channel, private WorkerHooks {
       auto *m = new (std::nothrow) ForgetMessage;
       if (m == nullptr)
         return;  // the filesystem keeps the nodes until DESTROY
+      forgets_.taken();
       fuse_in_header h{};
       h.opcode = FUSE_BATCH_FORGET;
       h.len = static_cast<std::uint32_t>(sizeof h + sizeof(fuse_batch_forget_in) + part.size_bytes());
@@ -169,17 +260,26 @@ class RingChannel final : public Channel, private WorkerHooks {
     }
   }
 
-  int enter(bool wait, std::uint32_t poll_ns) noexcept override { return device_.enter(index_, wait, poll_ns); }
+  int enter(bool wait, std::uint32_t poll_ns) noexcept override {
+    const int result = device_.enter(index_, wait, poll_ns);
+    if (wait)
+      pin_.check();
+    return result;
+  }
 
   /// After finish() the slot, and with it `req`, may be used again at any moment.
   void finish(fuse_req &req, int error, std::size_t len) noexcept {
     const std::uint32_t slot = req.slot, gen = req.gen;
-    if (timed_)
-      stats_.completed(req.opcode, Way::ring, req.dequeue_ns > req.enqueue_ns ? req.dequeue_ns - req.enqueue_ns : 1,
-                       now_ns() - req.dequeue_ns);
+    count(req);
     req.unique.store(0, std::memory_order_relaxed);
     if (ring_.finish(slot, gen, error, static_cast<std::uint32_t>(len)))
       complete(slot, gen);
+  }
+
+  void count(const fuse_req &req) noexcept {
+    if (timed_)
+      stats_.completed(req.opcode, Way::ring, req.dequeue_ns > req.enqueue_ns ? req.dequeue_ns - req.enqueue_ns : 1,
+                       now_ns() - req.dequeue_ns);
   }
 
   /// A worker of this ring commits when its batch is done; anybody else does so at once.
@@ -192,10 +292,12 @@ class RingChannel final : public Channel, private WorkerHooks {
   }
 
   static thread_local RingChannel *inside_;  // whose serve() this thread is in
+  static thread_local WorkerPin pin_;        // that worker's
 
   SessionCore &session_;
   const RingDevice &device_;
   std::uint32_t index_;
+  int cpu_;
   RingMemory memory_;
   Ring ring_;
   bool timed_;
@@ -203,9 +305,11 @@ class RingChannel final : public Channel, private WorkerHooks {
   ForgetChannel forgets_;
   std::unique_ptr<fuse_req[]> requests_;  // by slot
   std::mutex messages_mutex_;
+  ReplyGate gate_;
 };
 
 thread_local RingChannel *RingChannel::inside_ = nullptr;
+thread_local WorkerPin RingChannel::pin_{-1};
 
 class RingTransport final : public Transport {
  public:
@@ -217,7 +321,7 @@ class RingTransport final : public Transport {
     settings_.poll_ns = config.worker_poll_ns;
     settings_.adaptive = config.adaptive;
     for (std::uint32_t i = 0; i < device_.ring_count(); i++)
-      channels_.push_back(std::make_unique<RingChannel>(session, device_, i, config));
+      channels_.push_back(std::make_unique<RingChannel>(session, device_, i, placement_.worker_cpu[i], config));
   }
 
   ~RingTransport() override { stop(); }
@@ -241,9 +345,8 @@ class RingTransport final : public Transport {
     if (stopped_)
       return;
     stopped_ = true;
-    using namespace std::chrono_literals;
-    for (auto waited = 0ms; !threads_.empty() && waited < 2000ms && device_.drain() > 0 && !gone_; waited += 1ms)
-      std::this_thread::sleep_for(1ms);
+    if (!threads_.empty())
+      drain();
     stopping_.store(true, std::memory_order_release);
     for (std::size_t ring = 0; ring < channels_.size(); ring++)
       for (unsigned i = 0; i < workers_per_ring_; i++)
@@ -251,12 +354,32 @@ class RingTransport final : public Transport {
     for (std::thread &thread : threads_)
       thread.join();
     threads_.clear();
+    for (auto &channel : channels_)
+      channel->close();
     device_.detach();
+  }
+
+  void tune(const Config &config) noexcept override {
+    settings_.spin_ns = config.worker_spin_ns;
+    settings_.poll_ns = config.worker_poll_ns;
+    settings_.adaptive = config.adaptive;
+    device_.tune(config);
+  }
+
+  [[nodiscard]] bool owes_replies() const noexcept override {
+    return std::any_of(channels_.begin(), channels_.end(), [](auto &channel) { return channel->owes_replies(); });
   }
 
   bool interrupt(std::uint64_t unique) noexcept override {
     for (auto &channel : channels_)
       if (channel->interrupt_unique(unique))
+        return true;
+    return false;
+  }
+
+  bool serves(std::uint64_t unique) noexcept override {
+    for (auto &channel : channels_)
+      if (channel->serves(unique))
         return true;
     return false;
   }
@@ -267,6 +390,22 @@ class RingTransport final : public Transport {
   }
 
  private:
+  /// Until nothing is in flight, or nothing has been answered for a while: what waits for a lock or an
+  /// event will not be soon.
+  void drain() noexcept {
+    using namespace std::chrono_literals;
+    int before = -1;
+    for (auto waited = 0ms, idle = 0ms; waited < 2000ms && idle < 500ms; waited += 1ms, idle += 1ms) {
+      const int left = device_.drain();
+      if (left <= 0 || gone_)
+        return;
+      if (left != before)
+        idle = 0ms;
+      before = left;
+      std::this_thread::sleep_for(1ms);
+    }
+  }
+
   void body(std::size_t ring, unsigned worker) noexcept {
     const std::string name = fmt::format("efuse-r{}.{}", ring, worker).substr(0, 15);
     ::pthread_setname_np(::pthread_self(), name.c_str());
