@@ -6,6 +6,7 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,6 +18,8 @@ class Filesystem {
  public:
   virtual ~Filesystem() = default;
   [[nodiscard]] virtual const fuse_lowlevel_ops &ops() const noexcept = 0;
+  /// Bytes of the table that ops() starts: more, where it is an efuse_lowlevel_ops.
+  [[nodiscard]] virtual std::size_t ops_size() const noexcept { return sizeof(fuse_lowlevel_ops); }
   [[nodiscard]] virtual void *userdata() noexcept = 0;
   /// Mount options this filesystem wants (e.g. default_permissions).
   [[nodiscard]] virtual std::vector<std::string> mount_options() const { return {}; }

@@ -53,6 +53,8 @@ std::optional<std::string> OptionReader::take(std::string_view key, bool with_va
 
 bool OptionReader::flag(std::string_view key) { return take(key, false).has_value(); }
 
+std::optional<std::string> OptionReader::text(std::string_view key) { return take(key, true); }
+
 std::optional<std::uint64_t> OptionReader::count(std::string_view key) {
   const auto text = take(key, true);
   if (!text) return std::nullopt;

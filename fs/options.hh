@@ -19,6 +19,8 @@ class OptionReader {
 
   /// `key` alone.
   [[nodiscard]] bool flag(std::string_view key);
+  /// `key=TEXT`.
+  [[nodiscard]] std::optional<std::string> text(std::string_view key);
   /// `key=N`, decimal.
   [[nodiscard]] std::optional<std::uint64_t> count(std::string_view key);
   /// `key=N[kmgt]` in bytes, or `key=N%` of `whole`.

@@ -12,7 +12,8 @@ struct Known {
   std::unique_ptr<Filesystem> (*make)(std::vector<std::string> &);
 };
 
-constexpr std::array kKnown{Known{"nullfs", make_nullfs}, Known{"memfs", make_memfs}};
+constexpr std::array kKnown{Known{"nullfs", make_nullfs}, Known{"memfs", make_memfs},
+                            Known{"passthrough", make_passthrough}};
 
 }  // namespace
 

@@ -8,5 +8,6 @@ namespace efuse::fs {
 
 std::unique_ptr<Filesystem> make_nullfs(std::vector<std::string> &options);
 std::unique_ptr<Filesystem> make_memfs(std::vector<std::string> &options);
+std::unique_ptr<Filesystem> make_passthrough(std::vector<std::string> &options);
 
 }  // namespace efuse::fs

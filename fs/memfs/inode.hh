@@ -50,6 +50,8 @@ struct Inode {
   std::int64_t size = 0;      // files: written under content and meta, read under either
   std::uint64_t pages = 0;    // accounted pages of data
   timespec atime{}, mtime{}, ctime{};
+  timespec btime{};           // constant
+  bool may_get_name = false;  // made without one: link() may give it its first
   std::unique_ptr<Xattrs> xattrs;
 
   PageMap data;                       // regular files; protected by content

@@ -7,17 +7,26 @@
 #include "../file_info.hh"
 #include "../options.hh"
 #include "../registry.hh"
+#include "../replies.hh"
+#include "acl.hh"
 #include "store.hh"
+
+#include <efuse/efuse_lowlevel.h>
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
+
+// libfuse's own loop, before 3.18, has none.
+#pragma weak fuse_reply_statx
 
 namespace efuse::fs {
 namespace {
@@ -38,6 +47,7 @@ struct Settings {
   bool keep_cache = true;
   bool auto_inval = false;
   bool writeback = false;
+  bool acl = false;  // each new file then costs the kernel a GETXATTR
 };
 
 std::uint64_t ram_bytes() {
@@ -77,6 +87,7 @@ Settings parse(std::vector<std::string> &options) {
   if (kernel_cache && (s.auto_inval || !s.keep_cache))
     throw std::invalid_argument("memfs: kernel_cache, auto_cache and no_kernel_cache exclude each other");
   s.writeback = reader.flag("writeback_cache");
+  s.acl = reader.flag("acl");
   return s;
 }
 
@@ -86,6 +97,7 @@ class Memfs : public Filesystem {
       : settings(settings), store(settings.limits, settings.root_mode, {getuid(), getgid()}) {}
 
   [[nodiscard]] const fuse_lowlevel_ops &ops() const noexcept override;
+  [[nodiscard]] std::size_t ops_size() const noexcept override { return sizeof(efuse_lowlevel_ops); }
   [[nodiscard]] void *userdata() noexcept override { return this; }
   [[nodiscard]] std::vector<std::string> mount_options() const override { return {"default_permissions"}; }
 
@@ -101,16 +113,15 @@ class Memfs : public Filesystem {
 
   const Settings settings;
   Store store;
+  bool acl = false;  // the kernel enforces access control lists; written by init() alone
 };
 
 Memfs &memfs_of(fuse_req_t req) noexcept { return *static_cast<Memfs *>(fuse_req_userdata(req)); }
 
 Cred cred_of(fuse_req_t req) noexcept {
   const fuse_ctx *ctx = fuse_req_ctx(req);
-  return {ctx->uid, ctx->gid};
+  return {ctx->uid, ctx->gid, ctx->umask};
 }
-
-void reply_status(fuse_req_t req, int status) noexcept { fuse_reply_err(req, -status); }
 
 void reply_node(fuse_req_t req, Memfs &fs, int status, const NodeInfo &info) noexcept {
   if (status != 0) return reply_status(req, status);
@@ -125,7 +136,8 @@ void set_open_flags(const Settings &settings, fuse_file_info &fi) noexcept {
 }
 
 void init(void *userdata, fuse_conn_info *conn) {
-  const Settings &settings = static_cast<Memfs *>(userdata)->settings;
+  Memfs &fs = *static_cast<Memfs *>(userdata);
+  const Settings &settings = fs.settings;
   conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC |
                                  FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
                                  FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS);
@@ -134,6 +146,11 @@ void init(void *userdata, fuse_conn_info *conn) {
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_HANDLE_KILLPRIV);
   // All changes come through this kernel, which keeps its pages right by itself.
   conn->want &= ~static_cast<unsigned>(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE);
+  // Lists that are kept but not enforced would be worse than none. Where there is a
+  // default list it takes the umask's place, so the kernel must not apply that.
+  constexpr unsigned kAcl = FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
+  fs.acl = settings.acl && (conn->capable & kAcl) == kAcl;
+  if (fs.acl) conn->want |= kAcl;
   if (settings.auto_inval) conn->want |= conn->capable & FUSE_CAP_AUTO_INVAL_DATA;
   if (settings.writeback) conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
 }
@@ -168,6 +185,36 @@ void getattr(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
   const int status = fs.store.getattr(ino, st);
   if (status != 0) return reply_status(req, status);
   fuse_reply_attr(req, &st, fs.settings.attr_timeout);
+}
+
+/// Asked for where somebody wants to know when a file was made.
+void statx(fuse_req_t req, fuse_ino_t ino, int, int, fuse_file_info *) {
+  if (fuse_reply_statx == nullptr) return reply_status(req, -ENOSYS);
+  Memfs &fs = memfs_of(req);
+  struct stat st;
+  timespec born;
+  const int status = fs.store.getattr(ino, st, &born);
+  if (status != 0) return reply_status(req, status);
+  const auto stamp = [](const timespec &t) {
+    return statx_timestamp{t.tv_sec, static_cast<std::uint32_t>(t.tv_nsec), {}};
+  };
+  struct ::statx out {};
+  out.stx_mask = STATX_BASIC_STATS | STATX_BTIME;
+  out.stx_blksize = static_cast<std::uint32_t>(st.st_blksize);
+  out.stx_nlink = static_cast<std::uint32_t>(st.st_nlink);
+  out.stx_uid = st.st_uid;
+  out.stx_gid = st.st_gid;
+  out.stx_mode = static_cast<std::uint16_t>(st.st_mode);
+  out.stx_ino = st.st_ino;
+  out.stx_size = static_cast<std::uint64_t>(st.st_size);
+  out.stx_blocks = static_cast<std::uint64_t>(st.st_blocks);
+  out.stx_atime = stamp(st.st_atim);
+  out.stx_btime = stamp(born);
+  out.stx_ctime = stamp(st.st_ctim);
+  out.stx_mtime = stamp(st.st_mtim);
+  out.stx_rdev_major = major(st.st_rdev);
+  out.stx_rdev_minor = minor(st.st_rdev);
+  fuse_reply_statx(req, 0, &out, fs.settings.attr_timeout);
 }
 
 AttrChange change_of(const struct stat &attr, int to_set) {
@@ -234,7 +281,7 @@ void rmdir(fuse_req_t req, fuse_ino_t parent, const char *name) {
 
 void rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name,
             unsigned flags) {
-  reply_status(req, memfs_of(req).store.rename(parent, name, new_parent, new_name, flags));
+  reply_status(req, memfs_of(req).store.rename(parent, name, new_parent, new_name, flags, cred_of(req)));
 }
 
 int truncate_for_open(Store &store, fuse_ino_t ino, const Cred &cred, struct stat &st) noexcept {
@@ -266,6 +313,13 @@ int create_over(Store &store, fuse_ino_t parent, const char *name, int flags, co
   return status;
 }
 
+/// `info` has a lookup and an open: they are given back if the kernel has gone.
+void reply_created(fuse_req_t req, Memfs &fs, const NodeInfo &info, fuse_file_info *fi) {
+  set_open_flags(fs.settings, *fi);
+  const fuse_entry_param e = fs.entry(info);
+  if (fuse_reply_create(req, &e, fi) == -ENOENT) fs.store.forget(info.ino, 2);
+}
+
 void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, fuse_file_info *fi) {
   Memfs &fs = memfs_of(req);
   const Cred cred = cred_of(req);
@@ -275,9 +329,16 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, fu
     status = create_over(fs.store, parent, name, fi->flags, cred, info);
   if (status == 0) status = fs.store.open(info.ino);
   if (status != 0) return reply_status(req, status);
-  set_open_flags(fs.settings, *fi);
-  const fuse_entry_param e = fs.entry(info);
-  if (fuse_reply_create(req, &e, fi) == -ENOENT) fs.store.forget(info.ino, 2);
+  reply_created(req, fs, info, fi);
+}
+
+void tmpfile(fuse_req_t req, fuse_ino_t parent, mode_t mode, fuse_file_info *fi) {
+  Memfs &fs = memfs_of(req);
+  NodeInfo info;
+  int status = fs.store.tmpfile(parent, mode, (fi->flags & O_EXCL) == 0, cred_of(req), info);
+  if (status == 0) status = fs.store.open(info.ino);
+  if (status != 0) return reply_status(req, status);
+  reply_created(req, fs, info, fi);
 }
 
 void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
@@ -285,13 +346,14 @@ void release(fuse_req_t req, fuse_ino_t ino, fuse_file_info *) {
   reply_status(req, 0);
 }
 
-void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *) {
+void read(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *fi) {
   bool replied = false;
-  const int status = memfs_of(req).store.read(ino, offset, size, [&](std::span<const iovec> pieces) {
+  const auto reply = [&](std::span<const iovec> pieces) {
     replied = true;
     fuse_reply_iov(req, pieces.data(), static_cast<int>(pieces.size()));
     return 0;
-  });
+  };
+  const int status = memfs_of(req).store.read(ino, offset, size, reply, (fi->flags & O_NOATIME) == 0);
   if (!replied) reply_status(req, status);
 }
 
@@ -311,20 +373,17 @@ void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
   if (fuse_reply_open(req, fi) == -ENOENT) fs.store.release(ino);
 }
 
-/// A reply to READDIR or READDIRPLUS under construction.
+/// Entries of the store as a reply to READDIR or READDIRPLUS.
 class DirBuffer {
  public:
-  DirBuffer(fuse_req_t req, Memfs &fs, std::size_t size)
-      : req_(req), fs_(fs), bytes_(scratch()), size_(size) {
-    if (bytes_.size() < size) bytes_.resize(size);
-  }
+  DirBuffer(fuse_req_t req, Memfs &fs, std::size_t size) : reply_(req, size), fs_(fs) {}
 
   bool add(const DirEntry &entry) {
     struct stat st {};
     st.st_ino = entry.ino;
     st.st_mode = entry.type;
     name_.assign(entry.name);
-    return fits(fuse_add_direntry(req_, at(), left(), name_.c_str(), &st, static_cast<off_t>(entry.cookie)));
+    return reply_.add(name_.c_str(), st, static_cast<off_t>(entry.cookie));
   }
 
   bool add_plus(const DirEntry &entry) {
@@ -338,9 +397,7 @@ class DirBuffer {
       e.attr.st_mode = entry.type;
     }
     name_.assign(entry.name);
-    if (!fits(
-            fuse_add_direntry_plus(req_, at(), left(), name_.c_str(), &e, static_cast<off_t>(entry.cookie))))
-      return false;
+    if (!reply_.add_plus(name_.c_str(), e, static_cast<off_t>(entry.cookie))) return false;
     if (entry.node != nullptr) {
       Store::count_lookup(*entry.node);
       counted_.push_back(entry.ino);
@@ -349,30 +406,15 @@ class DirBuffer {
   }
 
   void reply() noexcept {
-    if (fuse_reply_buf(req_, bytes_.data(), used_) == -ENOENT) undo();
+    if (reply_.send() == -ENOENT) undo();
   }
   void undo() noexcept {
     for (const std::uint64_t ino : counted_) fs_.store.forget(ino, 1);
   }
 
  private:
-  static std::vector<char> &scratch() {
-    thread_local std::vector<char> bytes;
-    return bytes;
-  }
-  [[nodiscard]] char *at() noexcept { return bytes_.data() + used_; }
-  [[nodiscard]] std::size_t left() const noexcept { return size_ - used_; }
-  bool fits(std::size_t needed) noexcept {
-    if (needed > left()) return false;
-    used_ += needed;
-    return true;
-  }
-
-  fuse_req_t req_;
+  DirReply reply_;
   Memfs &fs_;
-  std::vector<char> &bytes_;
-  const std::size_t size_;
-  std::size_t used_ = 0;
   std::string name_;  // libfuse wants a terminated one
   std::vector<std::uint64_t> counted_;
 };
@@ -404,39 +446,46 @@ void statfs(fuse_req_t req, fuse_ino_t) {
   fuse_reply_statfs(req, &st);
 }
 
-void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
-              int flags) {
-  reply_status(req, memfs_of(req).store.setxattr(ino, name, {value, size}, flags));
+/// Is this an access control list that nobody would enforce?
+bool is_idle_list(const Memfs &fs, std::string_view name) noexcept { return !fs.acl && memfs::acl::is_name(name); }
+
+/// Who sets an access control list keeps the set-group-ID bit only in a group of his own.
+bool keeps_setgid(fuse_req_t req, const Store &store, fuse_ino_t ino) {
+  const fuse_ctx *ctx = fuse_req_ctx(req);
+  struct stat st;
+  if (ctx->uid == 0 || store.getattr(ino, st) != 0 || (st.st_mode & S_ISGID) == 0 || st.st_gid == ctx->gid)
+    return true;
+  std::vector<gid_t> groups(64);
+  int n = fuse_req_getgroups(req, static_cast<int>(groups.size()), groups.data());
+  if (n > static_cast<int>(groups.size())) {
+    groups.resize(static_cast<std::size_t>(n));
+    n = std::min(fuse_req_getgroups(req, n, groups.data()), n);
+  }
+  return n > 0 && std::find(groups.begin(), groups.begin() + n, st.st_gid) != groups.begin() + n;
 }
 
-/// The protocol of getxattr and listxattr: with size 0 the length alone. `fetch`
-/// returns the length, or -ERANGE if the buffer is too small.
-template <typename Fetch>
-void reply_xattr(fuse_req_t req, std::size_t size, Fetch &&fetch) noexcept {
-  thread_local std::vector<char> buffer;
-  size = std::min(size, std::max(Store::kMaxXattrValue, Store::kMaxXattrNames));
-  try {
-    if (buffer.size() < size) buffer.resize(size);
-  } catch (const std::bad_alloc &) {
-    return reply_status(req, -ENOMEM);
-  }
-  const int length = fetch(buffer.data(), size);
-  if (length < 0) return reply_status(req, length);
-  if (size == 0)
-    fuse_reply_xattr(req, static_cast<std::size_t>(length));
-  else
-    fuse_reply_buf(req, buffer.data(), static_cast<std::size_t>(length));
+void setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, std::size_t size,
+              int flags) try {
+  Memfs &fs = memfs_of(req);
+  if (is_idle_list(fs, name)) return reply_status(req, -EOPNOTSUPP);
+  const bool keep_setgid = name != memfs::acl::kAccess || keeps_setgid(req, fs.store, ino);
+  reply_status(req, fs.store.setxattr(ino, name, {value, size}, flags, keep_setgid));
+} catch (const std::bad_alloc &) {
+  reply_status(req, -ENOMEM);
 }
+
+constexpr std::size_t kMostXattr = std::max(Store::kMaxXattrValue, Store::kMaxXattrNames);
 
 void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size) {
   Store &store = memfs_of(req).store;
-  reply_xattr(req, size, [&](char *buffer, std::size_t n) { return store.getxattr(ino, name, buffer, n); });
+  if (is_idle_list(memfs_of(req), name)) return reply_status(req, -EOPNOTSUPP);
+  reply_xattr(req, size, kMostXattr, [&](char *buffer, std::size_t n) { return store.getxattr(ino, name, buffer, n); });
 }
 
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {
   Store &store = memfs_of(req).store;
   const bool trusted = cred_of(req).uid == 0;
-  reply_xattr(req, size,
+  reply_xattr(req, size, kMostXattr,
               [&](char *buffer, std::size_t n) { return store.listxattr(ino, trusted, buffer, n); });
 }
 
@@ -469,7 +518,7 @@ void lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, fuse_file_i
 
 /// flush, fsync and fsyncdir are absent: there is nothing to do, and the kernel
 /// learns that and stops asking. Locks are absent: it keeps them itself.
-fuse_lowlevel_ops make_ops() {
+fuse_lowlevel_ops make_base_ops() {
   fuse_lowlevel_ops ops{};
   ops.init = init;
   ops.lookup = lookup;
@@ -505,9 +554,17 @@ fuse_lowlevel_ops make_ops() {
   return ops;
 }
 
-const fuse_lowlevel_ops &Memfs::ops() const noexcept {
-  static const fuse_lowlevel_ops ops = make_ops();
+efuse_lowlevel_ops make_ops() {
+  efuse_lowlevel_ops ops{};
+  ops.base = make_base_ops();
+  ops.tmpfile = tmpfile;
+  ops.statx = statx;
   return ops;
+}
+
+const fuse_lowlevel_ops &Memfs::ops() const noexcept {
+  static const efuse_lowlevel_ops ops = make_ops();
+  return ops.base;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Names: directories, links, rename, and the life of inodes.
+#include "acl.hh"
 #include "store.hh"
 
 #include <stdio.h>
@@ -92,6 +93,7 @@ struct Store::RenameEnds {
   std::string_view new_name;
   DirIndex::Entry *source, *dest;  // dest: nullptr if the new name is free
   Inode *moved, *target;
+  Inode *whiteout = nullptr;       // to be left at the old name, nullptr once it is
 
   [[nodiscard]] bool across() const noexcept { return &old_dir != &new_dir; }
 };
@@ -104,7 +106,7 @@ Store::Store(Limits limits, mode_t root_mode, Cred owner)
   root->uid = owner.uid;
   root->gid = owner.gid;
   root->nlink = 2;
-  root->atime = root->mtime = root->ctime = now();
+  root->atime = root->mtime = root->ctime = root->btime = now();
   root->parent.store(kRoot, std::memory_order_relaxed);
   // The kernel never looks the root up; a lookup of our own keeps it for good.
   root->refs.store(Inode::kLinked, std::memory_order_relaxed);
@@ -149,9 +151,7 @@ void Store::drop_link(Inode &node) noexcept {
 void Store::destroy(Inode *node) noexcept {
   table_.erase(*node);
   free_data(*node);
-  bytes_.refund(node->target.size());
-  if (node->xattrs)
-    for (const auto &[name, value] : *node->xattrs) bytes_.refund(xattr_footprint(name, value));
+  bytes_.refund(node->target.size() + xattrs_footprint(*node));
   inodes_.refund(1);
   delete node;
 }
@@ -192,13 +192,30 @@ int Store::lookup(std::uint64_t dir, std::string_view name, NodeInfo &out) noexc
   return 0;
 }
 
-void Store::inherit(Inode &node, Inode &parent, const Cred &cred) const noexcept {
+/// Owner, group, mode and access control lists of a new inode. Throws std::bad_alloc.
+void Store::inherit(Inode &node, Inode &parent, const Cred &cred) {
   const std::shared_lock meta(parent.meta);
   node.uid = cred.uid;
   node.gid = cred.gid;
-  if ((parent.mode & S_ISGID) == 0) return;
-  node.gid = parent.gid;
-  if (node.is_dir()) node.mode |= S_ISGID;
+  if ((parent.mode & S_ISGID) != 0) {
+    node.gid = parent.gid;
+    if (node.is_dir()) node.mode |= S_ISGID;
+  }
+  if (S_ISLNK(node.type)) return;
+  const auto list = parent.xattrs ? parent.xattrs->find(acl::kDefault) : Xattrs::iterator();
+  if (parent.xattrs && list != parent.xattrs->end())
+    inherit_lists(node, list->second);
+  else
+    node.mode &= ~(cred.umask & 0777);
+}
+
+void Store::inherit_lists(Inode &node, const std::string &list) {
+  std::string own = list;
+  node.mode = acl::inherit(own, node.mode);
+  auto xattrs = std::make_unique<Xattrs>();
+  if (!acl::minimal(own)) xattrs->emplace(acl::kAccess, std::move(own));
+  if (node.is_dir()) xattrs->emplace(acl::kDefault, list);
+  if (!xattrs->empty()) node.xattrs = std::move(xattrs);
 }
 
 int Store::add_name(Inode &dir, std::string_view name, Inode &node) noexcept {
@@ -225,6 +242,14 @@ void Store::dir_changed(Inode &dir, int names, int subdirs) noexcept {
   dir.mtime = dir.ctime = now();
 }
 
+std::unique_ptr<Inode> Store::new_node(std::uint64_t dir, mode_t mode, nlink_t nlink) {
+  auto node = std::make_unique<Inode>(mode);
+  node->nlink = nlink;
+  node->atime = node->mtime = node->ctime = node->btime = now();
+  node->parent.store(dir, std::memory_order_relaxed);
+  return node;
+}
+
 int Store::create(std::uint64_t dir, std::string_view name, mode_t mode, dev_t rdev, std::string_view target,
                   const Cred &cred, NodeInfo &out) noexcept try {
   Inode *parent;
@@ -235,15 +260,14 @@ int Store::create(std::uint64_t dir, std::string_view name, mode_t mode, dev_t r
   Charge inode(inodes_, 1), bytes(bytes_, DirIndex::footprint(name.size()) + target.size());
   if (!inode || !bytes) return -ENOSPC;
 
-  auto node = std::make_unique<Inode>(mode);
+  auto node = new_node(dir, mode, S_ISDIR(mode) ? 2 : 1);
   node->rdev = rdev;
-  node->nlink = node->is_dir() ? 2 : 1;
   node->target = target;
   node->size = static_cast<std::int64_t>(target.size());
-  node->atime = node->mtime = node->ctime = now();
-  node->parent.store(dir, std::memory_order_relaxed);
   if (node->is_dir()) node->entries = std::make_unique<DirIndex>();
   inherit(*node, *parent, cred);
+  Charge lists(bytes_, xattrs_footprint(*node));
+  if (!lists) return -ENOSPC;
   node->refs.store(Inode::kLinked + 1, std::memory_order_relaxed);
   table_.insert(*node);
   if (const int error = add_name(*parent, name, *node)) {
@@ -252,6 +276,7 @@ int Store::create(std::uint64_t dir, std::string_view name, mode_t mode, dev_t r
   }
   inode.keep();
   bytes.keep();
+  lists.keep();
   dir_changed(*parent, 1, node->is_dir() ? 1 : 0);
   content.unlock();
   describe(*node.release(), out);
@@ -269,6 +294,27 @@ int Store::mknod(std::uint64_t dir, std::string_view name, mode_t mode, dev_t rd
   }
   const bool device = S_ISCHR(mode) || S_ISBLK(mode);
   return create(dir, name, mode & (S_IFMT | 07777), device ? rdev : 0, {}, cred, out);
+}
+
+int Store::tmpfile(std::uint64_t dir, mode_t mode, bool linkable, const Cred &cred, NodeInfo &out) noexcept try {
+  Inode *parent;
+  if (const int error = find_dir(dir, parent)) return error;
+  if (parent->live.load(std::memory_order_relaxed) == Inode::kDead) return -ENOENT;
+  Charge inode(inodes_, 1);
+  if (!inode) return -ENOSPC;
+  auto node = new_node(dir, S_IFREG | (mode & 07777), 0);
+  node->may_get_name = linkable;
+  inherit(*node, *parent, cred);
+  Charge lists(bytes_, xattrs_footprint(*node));
+  if (!lists) return -ENOSPC;
+  node->refs.store(1, std::memory_order_relaxed);
+  table_.insert(*node);
+  inode.keep();
+  lists.keep();
+  describe(*node.release(), out);
+  return 0;
+} catch (const std::bad_alloc &) {
+  return -ENOMEM;
 }
 
 int Store::symlink(std::uint64_t dir, std::string_view name, std::string_view target, const Cred &cred,
@@ -290,9 +336,11 @@ int Store::link(std::uint64_t ino, std::uint64_t dir, std::string_view name, Nod
     if (!bytes) return -ENOSPC;
     {
       const std::scoped_lock meta(node->meta);
-      if (node->nlink == 0) return -ENOENT;  // the last name is gone: it does not come back
+      // The last name is gone: it does not come back.
+      if (node->nlink == 0 && !node->may_get_name) return -ENOENT;
       if (node->nlink >= kMaxLinks) return -EMLINK;
-      ++node->nlink;
+      if (node->nlink++ == 0) node->refs.fetch_or(Inode::kLinked, std::memory_order_relaxed);
+      node->may_get_name = false;
       node->ctime = now();
     }
     if (const int error = add_name(*parent, name, *node)) {
@@ -355,9 +403,9 @@ bool Store::is_below(const Inode &dir, const Inode &ancestor) const noexcept {
 }
 
 int Store::rename(std::uint64_t old_dir, std::string_view old_name, std::uint64_t new_dir,
-                  std::string_view new_name, unsigned flags) noexcept {
-  if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) != 0) return -EINVAL;
-  if (flags == (RENAME_NOREPLACE | RENAME_EXCHANGE)) return -EINVAL;
+                  std::string_view new_name, unsigned flags, const Cred &cred) noexcept try {
+  if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) != 0) return -EINVAL;
+  if ((flags & RENAME_EXCHANGE) != 0 && flags != RENAME_EXCHANGE) return -EINVAL;
   Inode *from, *to;
   if (const int error = find_dir(old_dir, from)) return error;
   if (const int error = find_dir(new_dir, to)) return error;
@@ -368,14 +416,44 @@ int Store::rename(std::uint64_t old_dir, std::string_view old_name, std::uint64_
   std::shared_lock tree_shared(tree_, std::defer_lock);
   from == to ? tree_shared.lock() : tree_exclusive.lock();
   const TwoContents contents(*from, *to);
-  RenameEnds ends{*from, *to, new_name, from->entries->find(old_name), to->entries->find(new_name), {}, {}};
+  RenameEnds ends{*from, *to, new_name, from->entries->find(old_name), to->entries->find(new_name), {}, {}, {}};
   if (ends.source == nullptr) return -ENOENT;
   ends.moved = &node_of(*ends.source);
   if (ends.dest != nullptr) {
     ends.target = &node_of(*ends.dest);
     pin.hold(*ends.target);
   }
+  if ((flags & RENAME_WHITEOUT) != 0) return rename_leaving_whiteout(ends, flags, cred);
   return rename_locked(ends, flags);
+} catch (const std::bad_alloc &) {
+  return -ENOMEM;
+}
+
+/// A whiteout is what union filesystems put where a name of a lower layer is gone: device 0:0.
+int Store::rename_leaving_whiteout(RenameEnds &ends, unsigned flags, const Cred &cred) {
+  Charge inode(inodes_, 1);
+  if (!inode) return -ENOSPC;
+  auto node = new_node(ends.old_dir.ino, S_IFCHR, 1);
+  node->uid = cred.uid;
+  node->gid = cred.gid;
+  node->refs.store(Inode::kLinked, std::memory_order_relaxed);
+  table_.insert(*node);
+  inode.keep();
+  ends.whiteout = node.release();
+  const int status = rename_locked(ends, flags);
+  if (ends.whiteout != nullptr) drop_link(*ends.whiteout);  // and with it the inode
+  return status;
+}
+
+/// The old name goes away, or names a whiteout from now on. Returns how many names its directory loses.
+int Store::vacate(RenameEnds &ends) noexcept {
+  if (ends.whiteout != nullptr) {
+    ends.source->value = value_of(*ends.whiteout);
+    ends.whiteout = nullptr;
+    return 0;
+  }
+  remove_name(ends.old_dir, ends.source);
+  return 1;
 }
 
 int Store::rename_locked(RenameEnds &ends, unsigned flags) noexcept {
@@ -410,10 +488,11 @@ int Store::rename_replace(RenameEnds &ends) noexcept {
   if (moved_dir && !target_dir) return -ENOTDIR;
   if (target_dir && !mark_dead(*ends.target)) return -ENOTEMPTY;
   ends.dest->value = value_of(*ends.moved);
-  bytes_.refund(DirIndex::footprint(ends.source->len));
-  remove_name(ends.old_dir, ends.source);
+  const std::size_t freed = DirIndex::footprint(ends.source->len);
+  const int lost = vacate(ends);
+  if (lost != 0) bytes_.refund(freed);
   if (moved_dir) ends.moved->parent.store(ends.new_dir.ino, std::memory_order_relaxed);
-  dir_changed(ends.old_dir, -1, -moved_dir);
+  dir_changed(ends.old_dir, -lost, -moved_dir);
   dir_changed(ends.new_dir, 0, moved_dir - target_dir);
   set_ctime(*ends.moved);
   drop_link(*ends.target);
@@ -422,17 +501,16 @@ int Store::rename_replace(RenameEnds &ends) noexcept {
 
 int Store::rename_move(RenameEnds &ends) noexcept {
   // Only what the name grows is charged: a full filesystem can still rename.
-  const std::size_t before = DirIndex::footprint(ends.source->len);
+  const std::size_t before = ends.whiteout != nullptr ? 0 : DirIndex::footprint(ends.source->len);
   const std::size_t after = DirIndex::footprint(ends.new_name.size());
   Charge growth(bytes_, after > before ? after - before : 0);
   if (!growth) return -ENOSPC;
   if (const int error = add_name(ends.new_dir, ends.new_name, *ends.moved)) return error;
   growth.keep();
   if (before > after) bytes_.refund(before - after);
-  remove_name(ends.old_dir, ends.source);
-  const int moved_dir = ends.moved->is_dir();
+  const int lost = vacate(ends), moved_dir = ends.moved->is_dir();
   if (moved_dir) ends.moved->parent.store(ends.new_dir.ino, std::memory_order_relaxed);
-  dir_changed(ends.old_dir, -1, -moved_dir);
+  dir_changed(ends.old_dir, -lost, -moved_dir);
   dir_changed(ends.new_dir, 1, moved_dir);
   set_ctime(*ends.moved);
   return 0;

@@ -45,6 +45,7 @@ class FunctionRef<R(Args...)> {
 struct Cred {
   uid_t uid = 0;
   gid_t gid = 0;
+  mode_t umask = 0;  // for new inodes, unless a default access control list takes its place
 };
 
 struct Limits {
@@ -104,12 +105,14 @@ class Store {
             NodeInfo &out) noexcept;
   int symlink(std::uint64_t dir, std::string_view name, std::string_view target, const Cred &cred,
               NodeInfo &out) noexcept;
+  /// A file without a name. `linkable`: link() may give it one.
+  int tmpfile(std::uint64_t dir, mode_t mode, bool linkable, const Cred &cred, NodeInfo &out) noexcept;
   int link(std::uint64_t ino, std::uint64_t dir, std::string_view name, NodeInfo &out) noexcept;
   int unlink(std::uint64_t dir, std::string_view name) noexcept;
   int rmdir(std::uint64_t dir, std::string_view name) noexcept;
-  /// `flags`: RENAME_NOREPLACE or RENAME_EXCHANGE.
+  /// `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT, which will be `cred`'s.
   int rename(std::uint64_t old_dir, std::string_view old_name, std::uint64_t new_dir,
-             std::string_view new_name, unsigned flags) noexcept;
+             std::string_view new_name, unsigned flags, const Cred &cred = {}) noexcept;
   /// Entries behind `cookie` (0: all), in order, until `emit` returns false.
   int readdir(std::uint64_t dir, std::uint64_t cookie, FunctionRef<bool(const DirEntry &)> emit) noexcept;
   /// From readdir's emit: fill in `out` without counting a lookup; count it.
@@ -117,12 +120,15 @@ class Store {
   static void count_lookup(Inode &node) noexcept { node.refs.fetch_add(1, std::memory_order_relaxed); }
 
   // Attributes (store_attr.cc).
-  int getattr(std::uint64_t ino, struct stat &out) noexcept;
+  /// `born`: when it was made, unless nullptr.
+  int getattr(std::uint64_t ino, struct stat &out, timespec *born = nullptr) const noexcept;
   int setattr(std::uint64_t ino, const AttrChange &change, const Cred &cred, struct stat &out) noexcept;
   /// `target` lives as long as the inode.
   int readlink(std::uint64_t ino, const char *&target) noexcept;
-  /// `flags`: XATTR_CREATE, XATTR_REPLACE.
-  int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags) noexcept;
+  /// `flags`: XATTR_CREATE, XATTR_REPLACE. An access control list sets the mode, too;
+  /// `keep_setgid`: the caller is in the inode's group, or privileged.
+  int setxattr(std::uint64_t ino, std::string_view name, std::string_view value, int flags,
+               bool keep_setgid = true) noexcept;
   /// Length of the value; with size 0 nothing is copied.
   int getxattr(std::uint64_t ino, std::string_view name, char *buffer, std::size_t size) noexcept;
   /// Length of the names; `trusted`: those of the trusted namespace too.
@@ -132,9 +138,10 @@ class Store {
 
   // Data (store_data.cc).
   /// `use` gets the data in place, locked against change while it runs; fewer
-  /// bytes than `length` at the end of the file. Returns what `use` returns.
+  /// bytes than `length` at the end of the file. `touch`: this is an access, for atime.
+  /// Returns what `use` returns.
   int read(std::uint64_t ino, std::int64_t offset, std::size_t length,
-           FunctionRef<int(std::span<const iovec>)> use) noexcept;
+           FunctionRef<int(std::span<const iovec>)> use, bool touch = true) noexcept;
   /// Bytes written, fewer than there are when memory runs out on the way.
   std::int64_t write(std::uint64_t ino, std::int64_t offset, std::span<const char> data,
                      const Cred &cred) noexcept;
@@ -159,7 +166,9 @@ class Store {
   int find_dir(std::uint64_t ino, Inode *&out) const noexcept;
   int create(std::uint64_t dir, std::string_view name, mode_t mode, dev_t rdev, std::string_view target,
              const Cred &cred, NodeInfo &out) noexcept;
-  void inherit(Inode &node, Inode &parent, const Cred &cred) const noexcept;
+  static void inherit(Inode &node, Inode &parent, const Cred &cred);
+  static void inherit_lists(Inode &node, const std::string &list);
+  std::unique_ptr<Inode> new_node(std::uint64_t dir, mode_t mode, nlink_t nlink);
   int add_name(Inode &dir, std::string_view name, Inode &node) noexcept;
   void remove_name(Inode &dir, DirIndex::Entry *entry) noexcept;
   void dir_changed(Inode &dir, int names, int subdirs) noexcept;
@@ -171,6 +180,13 @@ class Store {
   int rename_exchange(RenameEnds &ends) noexcept;
   int rename_replace(RenameEnds &ends) noexcept;
   int rename_move(RenameEnds &ends) noexcept;
+  int rename_leaving_whiteout(RenameEnds &ends, unsigned flags, const Cred &cred);
+  int vacate(RenameEnds &ends) noexcept;
+
+  // store_attr.cc
+  int put_xattr(Inode &node, std::string_view name, std::string_view value, int flags);
+  int put_access_list(Inode &node, std::string_view list, bool keep_setgid);
+  void drop_xattr(Inode &node, Xattrs::iterator which) noexcept;
 
   // store_data.cc
   static void drop_privileges(Inode &node) noexcept;  // set-user-ID and set-group-ID; under meta
@@ -203,6 +219,7 @@ class Store {
 timespec now() noexcept;
 /// Bytes that an extended attribute is charged with.
 std::size_t xattr_footprint(std::string_view name, std::string_view value) noexcept;
+std::size_t xattrs_footprint(const Inode &node) noexcept;
 /// As a mount with relatime: a first access after a change, or after a day.
 void touch_atime(Inode &node) noexcept;
 

@@ -151,7 +151,7 @@ void Store::modified(Inode &node, std::int64_t size, std::int64_t pages, const C
 }
 
 int Store::read(std::uint64_t ino, std::int64_t offset, std::size_t length,
-                FunctionRef<int(std::span<const iovec>)> use) noexcept try {
+                FunctionRef<int(std::span<const iovec>)> use, bool touch) noexcept try {
   Inode *node = table_.get(ino);
   if (const int error = file_error(node)) return error;
   if (offset < 0) return -EINVAL;
@@ -165,7 +165,7 @@ int Store::read(std::uint64_t ino, std::int64_t offset, std::size_t length,
     const std::scoped_lock content(node->content);
     result = read_locked(*node, offset, length, use);
   }
-  touch_atime(*node);
+  if (touch) touch_atime(*node);
   return result;
 } catch (const std::bad_alloc &) {
   return -ENOMEM;

@@ -8,6 +8,7 @@
 #include "../registry.hh"
 #include "../rwlock.hh"
 
+#include <sched.h>
 #include <sys/statvfs.h>
 #include <time.h>
 
@@ -19,6 +20,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <shared_mutex>
 #include <stdexcept>
 #include <unordered_map>
@@ -54,6 +56,8 @@ struct Settings {
   std::uint64_t file_size = std::uint64_t{1} << 30;
   double attr_timeout = 0;
   double entry_timeout = 0;
+  timespec delay{};    // before READ and WRITE are answered
+  std::optional<std::uint64_t> delay_cpu;  // only by threads on this CPU: one slow worker
 };
 
 Settings parse(std::vector<std::string> &options) {
@@ -66,6 +70,12 @@ Settings parse(std::vector<std::string> &options) {
     throw std::invalid_argument("nullfs: option file_size: expected less than 8 EiB");
   s.attr_timeout = reader.seconds("attr_timeout").value_or(s.attr_timeout);
   s.entry_timeout = reader.seconds("entry_timeout").value_or(s.entry_timeout);
+  if (const auto delay = reader.seconds("delay")) {
+    if (*delay > 1e9) throw std::invalid_argument("nullfs: option delay: expected less than 1e9 seconds");
+    s.delay.tv_sec = static_cast<time_t>(*delay);
+    s.delay.tv_nsec = static_cast<long>((*delay - static_cast<double>(s.delay.tv_sec)) * 1e9);
+  }
+  s.delay_cpu = reader.count("delay_cpu");
   return s;
 }
 
@@ -306,7 +316,14 @@ void create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, fu
   fuse_reply_create(req, &e, fi);
 }
 
+void delay(const Settings &s) noexcept {
+  if ((s.delay.tv_sec != 0 || s.delay.tv_nsec != 0) &&
+      (!s.delay_cpu || *s.delay_cpu == static_cast<std::uint64_t>(sched_getcpu())))
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &s.delay, nullptr);
+}
+
 void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t, fuse_file_info *) {
+  delay(nullfs_of(req).settings);
   std::array<iovec, 256> pieces;
   std::size_t count = 0;
   for (; size > 0 && count < pieces.size(); ++count) {
@@ -318,6 +335,7 @@ void read(fuse_req_t req, fuse_ino_t, std::size_t size, off_t, fuse_file_info *)
 }
 
 void write(fuse_req_t req, fuse_ino_t, const char *, std::size_t size, off_t, fuse_file_info *) {
+  delay(nullfs_of(req).settings);
   fuse_reply_write(req, size);
 }
 
