@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// efuse config check FILE; efuse config show [--config FILE] [--set KEY=VALUE...]
+// efuse config check FILE; efuse config show [--config FILE] [--set KEY=VALUE...];
+// efuse config get MOUNTPOINT; efuse config set MOUNTPOINT KEY=VALUE...
 #include "commands.hh"
 
 #include "config.hh"
+#include "control.hh"
+#include "find_mounts.hh"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -16,6 +22,7 @@ namespace {
 
 struct Options {
   std::string file;
+  std::string mountpoint;
   std::vector<std::string> assignments;
 };
 
@@ -39,6 +46,35 @@ void show(const Options &options) {
   fmt::print("{}", to_toml(config));
 }
 
+/// A detach waits for requests in flight, at most some seconds.
+constexpr std::chrono::seconds kPatience{15};
+
+/// Ask the daemon of a mount; throws what it complains of.
+nlohmann::json ask_mount(const std::string &mountpoint, nlohmann::json request) {
+  const nlohmann::json mount = find_mounts(mountpoint).front();
+  request["mountpoint"] = mount.at("mountpoint");
+  request["pid"] = mount.at("pid");
+  std::vector<std::string> problems;
+  for (const nlohmann::json &answer : send_all(request, &problems, kPatience)) {
+    if (answer.contains("error"))
+      throw std::runtime_error(answer["error"].get<std::string>());
+    if (answer.contains("config"))
+      return answer;
+  }
+  throw std::runtime_error(
+      fmt::format("{}: no answer{}{}", mountpoint, problems.empty() ? "" : ": ", fmt::join(problems, "; ")));
+}
+
+void get(const Options &options) {
+  const auto answer = ask_mount(options.mountpoint, {{"cmd", "config_get"}});
+  fmt::print("{}", answer["config"].get<std::string>());
+}
+
+void set(const Options &options) {
+  const auto answer = ask_mount(options.mountpoint, {{"cmd", "config_set"}, {"set", options.assignments}});
+  fmt::print("{}: transport {}\n", options.mountpoint, answer["transport"].get<std::string>());
+}
+
 }  // namespace
 
 void add_config(CLI::App &app) {
@@ -56,6 +92,16 @@ void add_config(CLI::App &app) {
   show_command->add_option("--set", options->assignments, "section.key=value, may be repeated")
       ->allow_extra_args(false);
   show_command->callback([options] { show(*options); });
+
+  CLI::App *get_command = command->add_subcommand("get", "print the configuration of a mount as TOML");
+  get_command->add_option("MOUNTPOINT", options->mountpoint, "an efuse mount")->required();
+  get_command->callback([options] { get(*options); });
+
+  CLI::App *set_command = command->add_subcommand(
+      "set", "change a mount while it is served: polling, balance, session.transport=ring|dev");
+  set_command->add_option("MOUNTPOINT", options->mountpoint, "an efuse mount")->required();
+  set_command->add_option("KEY=VALUE", options->assignments, "section.key=value")->required();
+  set_command->callback([options] { set(*options); });
 }
 
 }  // namespace efuse::cli

@@ -103,16 +103,29 @@ std::string describe(const Arguments &a, const Session &session) {
   return line;
 }
 
-/// Answers `efuse stat`. A mount without it is still a mount.
+/// What `efuse stat` and `efuse config` ask of a daemon. The latter name the mount they mean.
+std::string answer(Session &session, const nlohmann::json &request) {
+  const std::string cmd = request.value("cmd", "");
+  if (cmd == "stat")
+    return session.stat_json();
+  if (request.value("mountpoint", "") != session.mount_options().mountpoint || request.value("pid", 0) != ::getpid())
+    return "{}";
+  if (cmd == "config_set") {
+    const auto assignments = request.at("set").get<std::vector<std::string>>();
+    session.reconfigure(assignments);
+  } else if (cmd != "config_get") {
+    throw std::runtime_error("unknown command");
+  }
+  return nlohmann::json{{"transport", session.transport_name()}, {"config", session.config_toml()}}.dump(
+      -1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+/// Answers in a thread of its own. A mount without it is still a mount.
 std::unique_ptr<ControlServer> control_server(Session &session) {
   try {
-    return std::make_unique<ControlServer>([&session](const nlohmann::json &request) -> std::string {
-      if (request.value("cmd", "") != "stat")
-        throw std::runtime_error("unknown command");
-      return session.stat_json();
-    });
+    return std::make_unique<ControlServer>([&session](const nlohmann::json &request) { return answer(session, request); });
   } catch (const std::exception &e) {
-    fmt::print(stderr, "efuse: this mount will be missing from efuse stat: {}\n", e.what());
+    fmt::print(stderr, "efuse: this mount will be missing from efuse stat and efuse config: {}\n", e.what());
     return nullptr;
   }
 }
@@ -131,7 +144,7 @@ int serve(const Arguments &a, Ready ready) {
   for (const std::string &option : options)
     mount.options.push_back(escape_mount_value(option));
 
-  Session session(&fs->ops(), sizeof(fuse_lowlevel_ops), fs->userdata(), mount, config);
+  Session session(&fs->ops(), fs->ops_size(), fs->userdata(), mount, config);
   session.debug = a.debug;
   SignalHandlers handlers(session);
   session.mount();

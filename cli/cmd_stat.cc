@@ -3,24 +3,21 @@
 #include "commands.hh"
 
 #include "control.hh"
+#include "find_mounts.hh"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <memory>
-#include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
 namespace efuse::cli {
 namespace {
 
 using json = nlohmann::json;
-namespace stdfs = std::filesystem;
 
 constexpr std::array<const char *, 4> kWayNames{"ring", "uring", "stock", "fastpath"};
 
@@ -28,21 +25,6 @@ struct Options {
   std::string mountpoint;
   bool as_json = false;
 };
-
-/// Names that the user's MOUNTPOINT may have in a daemon's answer. The mountpoint
-/// itself is not looked at: its filesystem may be the one that hangs.
-std::vector<std::string> spellings(const std::string &mountpoint) {
-  std::error_code ignored;
-  stdfs::path path = stdfs::absolute(mountpoint, ignored).lexically_normal();
-  if (path.filename().empty() && path.has_relative_path()) path = path.parent_path();
-  std::vector<std::string> out{path.string()};
-  const stdfs::path parent = stdfs::canonical(path.parent_path(), ignored);
-  if (!ignored) out.push_back((parent / path.filename()).lexically_normal().string());
-  // readlink() on a mountpoint fails without asking its filesystem.
-  const stdfs::path target = stdfs::read_symlink(path, ignored);
-  if (!ignored) out.push_back((path.parent_path() / target).lexically_normal().string());
-  return out;
-}
 
 std::string text_of(const json &object, const char *name) {
   const auto it = object.find(name);
@@ -98,30 +80,8 @@ void print_mount(const json &mount) {
   print_aligned(rows);
 }
 
-std::vector<json> ask_daemons() {
-  std::vector<std::string> problems;
-  std::vector<json> mounts;
-  for (json &mount : query_all("stat", &problems)) {
-    if (mount.is_object() && mount.contains("mountpoint"))
-      mounts.push_back(std::move(mount));
-    else
-      problems.push_back("a daemon answered: " + mount.dump());
-  }
-  for (const std::string &problem : problems) fmt::print(stderr, "efuse: {}\n", problem);
-  return mounts;
-}
-
 void stat(const Options &options) {
-  std::vector<json> mounts = ask_daemons();
-  if (!options.mountpoint.empty()) {
-    const auto names = spellings(options.mountpoint);
-    std::erase_if(mounts, [&](const json &mount) {
-      return std::find(names.begin(), names.end(), text_of(mount, "mountpoint")) == names.end();
-    });
-    if (mounts.empty())
-      throw std::runtime_error(
-          fmt::format("{}: no efuse mount (looked in {})", options.mountpoint, control_directory()));
-  }
+  const std::vector<json> mounts = find_mounts(options.mountpoint);
   if (options.as_json) {
     fmt::print("{}\n", json(mounts).dump(2));
     return;
