@@ -14,11 +14,12 @@ Tests that want the same machine share one.
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import vmkernel
 
 KEYS = {"where": r"host|vm", "timeout": r"\d+", "quick": r"yes|no", "kernel": r"\S+", "cpus": r"[1-9]\d*"}
+SLOWER = {"debug": 6}   # kernels on which a test may take so many times its timeout when it is not made for them
 KERNEL_LOG = "the kernel's log: "   # begins why such a test failed
 
 
@@ -38,13 +39,24 @@ class Machine:
         return f"in a VM, Linux {self.kernel}" + (f", {self.cpus} CPUs" if self.cpus else "")
 
 
+def slower(kernel):
+    return SLOWER.get(kernel, 1)
+
+
 @dataclass(frozen=True)
 class Test:
     name: str
     path: str
     machine: Machine
-    timeout: int
+    timeout: int    # seconds
     quick: bool
+
+    def on_kernel(self, kernel):
+        """The same test on another kernel of the test machine."""
+        return replace(self, machine=replace(self.machine, kernel=kernel)).slowed(slower(kernel))
+
+    def slowed(self, factor):
+        return replace(self, timeout=self.timeout * factor)
 
 
 @dataclass

@@ -234,7 +234,10 @@ class Vm:
     def kernel_command_line(self):
         words = ["root=efuseroot", "rootfstype=virtiofs", "ro", f"init={self.init}", "console=hvc0",
                  "ignore_loglevel", "log_buf_len=8M", "panic=-1", "oops=panic", "raid=noautodetect",
-                 "printk.devkmsg=on", "cryptomgr.notests", "no_timer_check", "mitigations=off"]
+                 "printk.devkmsg=on", "cryptomgr.notests", "no_timer_check", "mitigations=off",
+                 # While identify_cpu() collects the CPU's features anew, KASAN takes 5-level addresses for wild ones:
+                 # an interrupt just then is a report, and the last one, at every few boots.
+                 "no5lvl"]
         if os.environ.get("EFUSE_VM_EARLYCON"):
             words.append("earlycon=uart8250,io,0x3f8")
         return " ".join(words)

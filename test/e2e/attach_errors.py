@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 libc = ctypes.CDLL(None, use_errno=True)
-ATTACH_FORMAT = "IIIiIIIIIIIIQQIIQQQQ"
+ATTACH_FORMAT = "IIIiIIIIIIIIQQIIIIQQQ"
 ATTACH_SIZE = struct.calcsize(ATTACH_FORMAT)
 ENTER_SIZE = 32
 TUNE_SIZE = 32
@@ -34,7 +34,7 @@ IOC_WAKE = _ioc(0, 4, 0)
 IOC_TUNE = _ioc(1, 5, TUNE_SIZE)
 
 GOOD = dict(size=ATTACH_SIZE, abi=1, flags=0, fd=-1, rings=1, depth=64, forget=64, slot_in=512, slot_out=512,
-            payload=1 << 20, spin=50000, nr_cpus=0, cpus=0, features=0, kern=0, user=0, r0=0, r1=0, r2=0, r3=0)
+            payload=1 << 20, spin=50000, nr_cpus=0, cpus=0, features=0, kern=0, user=0, balance=3, congestion=8, r0=0, r1=0, r2=0)
 
 failures = 0
 checks = 0
@@ -147,7 +147,10 @@ def test_parameters(fd):
         ("unknown features", "EINVAL", dict(features=1 << 40)),
         ("output field set", "EINVAL", dict(kern=1)),
         ("reserved[0]", "EINVAL", dict(r0=1)),
-        ("reserved[3]", "EINVAL", dict(r3=1 << 63)),
+        ("reserved[2]", "EINVAL", dict(r2=1 << 63)),
+        ("unknown balancing policy", "EINVAL", dict(balance=4)),
+        ("congestion 0", "EINVAL", dict(congestion=0)),
+        ("congestion above any depth", "EINVAL", dict(congestion=32769)),
         ("no rings", "EINVAL", dict(rings=0)),
         ("more rings than CPUs", "EINVAL", dict(rings=100000)),
         ("2^32-1 rings", "EINVAL", dict(rings=0xffffffff)),
@@ -221,7 +224,11 @@ def test_attached(fd):
     check("WAKE of ring 5", attempt(lambda: fcntl.ioctl(dev, IOC_WAKE, 5)), "EINVAL")
     check("WAKE, then ENTER does not sleep", attempt(lambda: (fcntl.ioctl(dev, IOC_WAKE, 0), enter(dev, flags=1))), "ok")
     check("TUNE with a wrong size", attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, bytes(32))), "EINVAL")
-    check("TUNE", attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, struct.pack("8I", 32, 0, 1000, 0, 0, 0, 0, 0))), "ok")
+    check("TUNE", attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, struct.pack("8I", 32, 0, 1000, 2, 4, 0, 0, 0))), "ok")
+    check("TUNE with an unknown policy",
+          attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, struct.pack("8I", 32, 0, 1000, 4, 4, 0, 0, 0))), "EINVAL")
+    check("TUNE with congestion 0",
+          attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, struct.pack("8I", 32, 0, 1000, 2, 0, 0, 0, 0))), "EINVAL")
 
     user = raw_mmap(dev, a["user"], read | write, shared, offset(0, 1))
     ctypes.c_uint32.from_address(user + 192).value = 0x7fffffff

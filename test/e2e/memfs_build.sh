@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
-# timeout: 900
+# timeout: 1500
 # quick: no
 # A C project is unpacked, configured and built inside memfs: the kernel module itself, and its objects relinked.
 . "$(dirname "$0")/lib.sh"

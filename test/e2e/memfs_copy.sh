@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
-# timeout: 900
+# timeout: 1500
 # quick: no
 # /usr/include and Python's library, copied into memfs and compared, by content and by metadata.
 . "$(dirname "$0")/lib.sh"

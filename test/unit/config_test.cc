@@ -147,10 +147,10 @@ TEST_CASE("errors carry file, line, column, key and what was expected", "[config
         "forget_depth, payload_size, workers_per_ring");
   CHECK(error_of("\n[rings]\n") ==
         "efuse.toml:2:2: \"rings\": unknown section, expected one of session, ring, "
-        "polling, placement, dev, stats");
+        "polling, balance, placement, dev, stats");
   CHECK(error_of("depth = 128\n") ==
         "efuse.toml:1:1: \"depth\": unknown section, expected one of session, ring, "
-        "polling, placement, dev, stats");
+        "polling, balance, placement, dev, stats");
   CHECK(error_of("ring = 128\n") == "efuse.toml:1:1: ring: expected a table, got 128");
   CHECK(error_of("[[ring]]\ndepth = 128\n").find("ring: expected a table, got an array") !=
         std::string::npos);
@@ -354,6 +354,28 @@ TEST_CASE("ring_region_bytes counts whole pages of both regions", "[config]") {
   Config deeper = config;
   deeper.depth *= 2;
   CHECK(ring_region_bytes(deeper) >= ring_region_bytes(config) + slots);
+}
+
+TEST_CASE("what may change while mounted", "[config]") {
+  Config config;
+  set_live_config_key(config, "balance.policy=random");
+  CHECK(config.balance == Balance::random);
+  set_live_config_key(config, "polling.worker_spin_ns=\"7us\"");
+  CHECK(config.worker_spin_ns == 7000);
+  const Config before = config;
+  const auto error_of_live = [&](const char *assignment) -> std::string {
+    try {
+      set_live_config_key(config, assignment);
+    } catch (const ConfigError &error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  CHECK(error_of_live("ring.depth=64") == "ring.depth: cannot change while mounted");
+  CHECK(error_of_live("balance.policy=best") ==
+        "balance.policy: expected \"local\", \"round_robin\", \"random\" or \"least_loaded\", got \"best\"");
+  CHECK(error_of_live("balance.congestion=0").starts_with("balance.congestion: expected an integer from 1 to"));
+  CHECK(config == before);
 }
 
 TEST_CASE("the example file is what to_toml() prints", "[config]") {

@@ -1934,4 +1934,287 @@ TEST_CASE("a transport's INIT flags are taken where the kernel has them", "[init
   CHECK((flags & 1ull << 62) == 0);
 }
 
+// ---- what the installed headers may lack ------------------------------------
+
+TEST_CASE("the callbacks after lseek are called", "[dispatch]") {
+  FakeSession session(all_ops());
+  session.extended.tmpfile = [](R r, I i, mode_t m, F f) {
+    note(r, "tmpfile", i, m, f, fuse_req_ctx(r)->umask);
+    const fuse_entry_param e{};
+    fuse_reply_create(r, &e, f);
+  };
+  session.extended.statx = [](R r, I i, int flags, int mask, F f) { done(r, "statx", i, flags, mask, f); };
+  session.extended.syncfs = [](R r, I i) { done(r, "syncfs", i); };
+  Request tmpfile(session, FUSE_TMPFILE, raw(fuse_create_in{O_RDWR, 0600, 022, 0}) + text("#1/2"), {}, 256);
+  CHECK(tmpfile.dispatch().bytes.size() == sizeof(fuse_entry_out) + sizeof(fuse_open_out));
+  Request statx(session, efuse::protocol::kOpStatx, raw(efuse::protocol::StatxIn{1, 0, 3, 4, 0xfff}));
+  statx.dispatch();
+  Request unopened(session, efuse::protocol::kOpStatx, raw(efuse::protocol::StatxIn{0, 0, 3, 4, 0xfff}));
+  unopened.dispatch();
+  Request syncfs(session, FUSE_SYNCFS, raw(fuse_syncfs_in{}));
+  syncfs.dispatch();
+  CHECK(session.calls == std::vector<std::string>{"tmpfile 7 384 fi:fh=0,flags=2,owner=0 18",
+                                                  "statx 7 4 4095 fi:fh=3,flags=0,owner=0",
+                                                  "statx 7 4 4095 fi:none", "syncfs 7"});
+}
+
+TEST_CASE("a table with the callbacks after lseek is taken whole", "[dispatch]") {
+  efuse_lowlevel_ops ops{};
+  ops.base = all_ops();
+  ops.syncfs = [](R r, I i) { done(r, "syncfs", i); };
+  struct Whole final : efuse::SessionCore {
+    explicit Whole(const efuse_lowlevel_ops &table) : SessionCore(&table.base, sizeof(table), nullptr) {}
+    int notify(std::int32_t, std::span<const iovec>) noexcept override { return 0; }
+    void interrupt(std::uint64_t) noexcept override {}
+    void exit(int) noexcept override {}
+  };
+  const Whole session(ops);
+  CHECK(session.ops.lseek == ops.base.lseek);
+  CHECK(session.extended.tmpfile == nullptr);
+  CHECK(session.extended.syncfs == ops.syncfs);
+}
+
+TEST_CASE("a reply with a backing file says so, once", "[reply]") {
+  auto ops = all_ops();
+  ops.open = [](R r, I, F f) {
+    if (f->flags == O_RDWR) efuse_reply_backing(r, 12);
+    fuse_reply_open(r, f);
+  };
+  FakeSession session(ops);
+  Request request(session, FUSE_OPEN, raw(fuse_open_in{O_RDWR, 0}), {}, 64);
+  CHECK(request.dispatch().bytes == raw(efuse::protocol::OpenOut{0, efuse::protocol::kFopenPassthrough, 12}));
+  Request reused(session, FUSE_OPEN, raw(fuse_open_in{O_RDONLY, 0}), {}, 64);
+  reused.req.backing_id = 12;  // of an earlier request in this object
+  CHECK(reused.dispatch().bytes == raw(efuse::protocol::OpenOut{}));
+}
+
+TEST_CASE("backing files where there is no connection", "[reply]") {
+  const LogCapture log;
+  FakeSession session(all_ops());
+  Taken request(session, 0);
+  CHECK(fuse_passthrough_open(&request.req, 0) == 0);
+  CHECK(errno == EBADF);
+  CHECK(fuse_passthrough_close(&request.req, 1) == -1);
+  CHECK(errno == EBADF);
+}
+
+TEST_CASE("the payload is the reply area", "[request]") {
+  FakeSession session(all_ops());
+  Taken with(session, 100), without(session, 0);
+  char *payload = nullptr;
+  std::size_t size = 0;
+  void *mr = &size;
+  CHECK(fuse_req_get_payload(&with.req, &payload, &size, &mr) == 0);
+  CHECK(static_cast<void *>(payload) == with.req.out);
+  CHECK(size == 100);
+  CHECK(mr == nullptr);
+  CHECK(fuse_req_get_payload(&without.req, &payload, &size, nullptr) == -EINVAL);
+  CHECK_FALSE(fuse_req_is_uring(&with.req));
+}
+
+TEST_CASE("notifications of newer kernels", "[notify]") {
+  FakeSession session(all_ops());
+  fuse_session *se = efuse::to_handle(session);
+  fuse_ino_t nodes[] = {5, 6};
+  CHECK(fuse_lowlevel_notify_increment_epoch(se) == -ENOSYS);
+  CHECK(fuse_lowlevel_notify_prune(se, nodes, 2) == -ENOSYS);
+  CHECK(efuse_notify_resend(se) == -ENOSYS);
+  CHECK(session.notifications.empty());
+  session.conn.proto_minor = 45;
+  session.kernel_flags = efuse::protocol::kHasResend;
+  check_notified(session, fuse_lowlevel_notify_increment_epoch(se), 8, {});
+  check_notified(session, fuse_lowlevel_notify_prune(se, nodes, 2), 9,
+                 raw(efuse::protocol::NotifyPruneOut{2, 0, 0}) + raw(nodes));
+  check_notified(session, efuse_notify_resend(se), 7, {});
+  CHECK(efuse_notify_resend(nullptr) == -EINVAL);
+}
+
+TEST_CASE("init() chooses with feature flags", "[init]") {
+  InitSession session(with_init([](void *, fuse_conn_info *conn) {
+    CHECK(fuse_get_feature_flag(conn, FUSE_CAP_ASYNC_READ));
+    fuse_unset_feature_flag(conn, FUSE_CAP_ASYNC_READ);
+    CHECK_FALSE(fuse_get_feature_flag(conn, FUSE_CAP_ASYNC_READ));
+    CHECK(fuse_set_feature_flag(conn, FUSE_CAP_EXPORT_SUPPORT));
+    conn->want |= FUSE_CAP_WRITEBACK_CACHE;  // the old way beside the new
+    CHECK_FALSE(fuse_set_feature_flag(conn, FUSE_CAP_SPLICE_READ));
+    CHECK(fuse_set_conn_flag(conn, FUSE_CONN_FLAG_NO_INTERRUPT));
+    CHECK_FALSE(fuse_set_conn_flag(conn, 1u << 31));
+  }));
+  const auto flags = flags_of(init_reply(session, init_in()));
+  CHECK((flags & FUSE_EXPORT_SUPPORT));
+  CHECK((flags & FUSE_WRITEBACK_CACHE));
+  CHECK((flags & FUSE_ASYNC_READ) == 0);
+  Request interrupt(session, FUSE_INTERRUPT, raw(fuse_interrupt_in{kUnique}));
+  CHECK(interrupt.dispatch().error == -ENOSYS);
+  CHECK(session.interrupts.empty());
+}
+
+TEST_CASE("passthrough is agreed on", "[init]") {
+  static int said;
+  const auto want = [](void *, fuse_conn_info *conn) {
+    fuse_set_feature_flag(conn, FUSE_CAP_WRITEBACK_CACHE);
+    CHECK(efuse_want_passthrough(conn, 2) == -EINVAL);
+    said = efuse_want_passthrough(conn, 1);
+  };
+  SECTION("with Linux 6.12") {
+    InitSession session(with_init(want));
+    const auto out = init_reply(session, init_in());
+    CHECK(said == 0);
+    CHECK((flags_of(out) & efuse::protocol::kPassthrough));
+    CHECK((flags_of(out) & FUSE_WRITEBACK_CACHE) == 0);
+    CHECK(out.max_stack_depth == 2);
+  }
+  SECTION("not with a kernel that has none") {
+    InitSession session(with_init(want));
+    const auto out = init_reply(session, init_in(39, kLinux612 & ~efuse::protocol::kPassthrough));
+    CHECK(said == -EOPNOTSUPP);
+    CHECK((flags_of(out) & efuse::protocol::kPassthrough) == 0);
+    CHECK(out.max_stack_depth == 0);
+  }
+}
+
+// ---- twice -----------------------------------------------------------------
+
+TEST_CASE("the first reply counts", "[reply]") {
+  const LogCapture log;
+  auto ops = all_ops();
+  ops.getattr = [](R, I, F) {};
+  FakeSession session(ops);
+  Request request(session, FUSE_GETATTR, raw(fuse_getattr_in{}), {}, 256);
+  efuse::dispatch(request.req);
+  CHECK(fuse_reply_err(&request.req, ENOENT) == 0);
+  const struct stat attr {};
+  CHECK(fuse_reply_attr(&request.req, &attr, 1) == -ENOENT);
+  CHECK(fuse_reply_buf(&request.req, "more", 4) == -ENOENT);
+  CHECK(fuse_reply_err(&request.req, 0) == -ENOENT);
+  CHECK(request.only_reply().error == -ENOENT);
+  CHECK(request.req.out[0] == std::byte{0xEE});  // not even written to
+  CHECK(log.lines == "efuse: the filesystem has replied twice to a request (GETATTR); second replies are ignored\n");
+}
+
+TEST_CASE("of replies from many threads one counts", "[reply]") {
+  const LogCapture log;
+  auto ops = all_ops();
+  ops.getattr = [](R, I, F) {};
+  FakeSession session(ops);
+  for (int round = 0; round < 200; ++round) {
+    Request request(session, FUSE_GETATTR, raw(fuse_getattr_in{}));
+    efuse::dispatch(request.req);
+    std::atomic<int> taken{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i) threads.emplace_back([&] { taken += fuse_reply_err(&request.req, 0) == 0; });
+    for (std::thread &thread : threads) thread.join();
+    CHECK(taken == 1);
+    CHECK(request.only_reply().error == 0);
+  }
+}
+
+/// A session that knows the requests with the filesystem, as the transports do.
+struct ResendSession : FakeSession {
+  static fuse_lowlevel_ops waiting_ops() {
+    auto ops = all_ops();
+    ops.mkdir = [](R r, I, const char *, mode_t) { note(r, "mkdir"); };  // answered later
+    return ops;
+  }
+  ResendSession() : FakeSession(waiting_ops()) { resends.first_may_follow = true; }
+  bool serves(std::uint64_t unique) noexcept override {
+    return std::any_of(known.begin(), known.end(), [&](const fuse_req *req) { return req->owed == unique; });
+  }
+  std::vector<fuse_req *> known;
+};
+
+/// MKDIR, with the mark or without.
+class Mkdir : public Request {
+ public:
+  Mkdir(ResendSession &session, std::uint64_t mark)
+      : Request(session, message(mark), {}, 256) {
+    session.known.push_back(&req);
+    efuse::dispatch(req);
+  }
+
+ private:
+  static Bytes message(std::uint64_t mark) {
+    const Bytes args = raw(fuse_mkdir_in{0700, 0}) + text("d");
+    fuse_in_header in = header(FUSE_MKDIR, args.size());
+    in.unique |= mark;
+    return raw(in) + args;
+  }
+};
+constexpr std::uint64_t kMark = efuse::protocol::kUniqueResend;
+
+TEST_CASE("a request that is sent again waits for the first one's reply", "[resend]") {
+  ResendSession session;
+  Mkdir first(session, 0), again(session, kMark), once_more(session, kMark);
+  CHECK(session.calls == std::vector<std::string>{"mkdir"});
+  CHECK(again.channel.replies.empty());
+  SECTION("a body, in place and handed over") {
+    const fuse_entry_param e{};
+    CHECK(fuse_reply_entry(&first.req, &e) == 0);
+    for (Mkdir *each : {&first, &again, &once_more}) {
+      CHECK(each->only_reply().error == 0);
+      CHECK(each->only_reply().bytes == first.only_reply().bytes);
+    }
+    CHECK(first.only_reply().bytes.size() == sizeof(fuse_entry_out));
+  }
+  SECTION("an error") {
+    CHECK(fuse_reply_err(&first.req, EEXIST) == 0);
+    for (Mkdir *each : {&first, &again, &once_more}) CHECK(each->only_reply().error == -EEXIST);
+  }
+  CHECK_FALSE(session.resends.active());
+  Mkdir late(session, kMark);  // the first reply may have been lost: served
+  CHECK(session.calls.size() == 2);
+  fuse_reply_err(&late.req, 0);
+}
+
+TEST_CASE("a request that is overtaken by its copy is dropped, once", "[resend]") {
+  ResendSession session;
+  Mkdir again(session, kMark);
+  CHECK(session.calls.size() == 1);
+  SECTION("while the copy is served") {}
+  SECTION("when the copy was answered") { fuse_reply_err(&again.req, 0); }
+  Mkdir first(session, 0);
+  CHECK(session.calls.size() == 1);
+  CHECK(first.only_reply().error == -EIO);
+  Mkdir other(session, 0);  // the number is another request's by now
+  CHECK(session.calls.size() == 2);
+}
+
+TEST_CASE("a copy of a copy waits too", "[resend]") {
+  ResendSession session;
+  Mkdir again(session, kMark), once_more(session, kMark);
+  CHECK(session.calls.size() == 1);
+  fuse_reply_err(&again.req, EROFS);
+  CHECK(again.only_reply().error == -EROFS);
+  CHECK(once_more.only_reply().error == -EROFS);
+}
+
+TEST_CASE("INTERRUPT of a copy is for what the filesystem has", "[resend]") {
+  ResendSession session;
+  {
+    Mkdir first(session, 0), again(session, kMark);
+    Request interrupt(session, FUSE_INTERRUPT, raw(fuse_interrupt_in{kUnique | kMark}));
+    interrupt.dispatch();
+    fuse_reply_err(&first.req, 0);
+    session.known.clear();
+  }
+  Mkdir served(session, kMark);
+  Request interrupt(session, FUSE_INTERRUPT, raw(fuse_interrupt_in{kUnique | kMark}));
+  interrupt.dispatch();
+  CHECK(session.interrupts == std::vector<std::uint64_t>{kUnique, kUnique | kMark});
+}
+
+TEST_CASE("copies race with replies", "[resend]") {
+  for (int round = 0; round < 500; ++round) {
+    ResendSession session;
+    Mkdir first(session, 0);
+    std::thread replier([&] { fuse_reply_err(&first.req, EEXIST); });
+    Mkdir again(session, kMark);
+    replier.join();
+    // Held and answered with the first, or, if that was over, served.
+    if (session.calls.size() == 2) fuse_reply_err(&again.req, EEXIST);
+    CHECK(again.only_reply().error == -EEXIST);
+    CHECK(first.only_reply().error == -EEXIST);
+  }
+}
+
 }  // namespace

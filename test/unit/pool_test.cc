@@ -22,7 +22,7 @@ class Pool {
     REQUIRE(pool_ != nullptr);
   }
 
-  int take(std::uint32_t bytes) { return pool_shim_take(get(), bytes); }
+  int take(std::uint32_t bytes, bool background = false) { return pool_shim_take(get(), bytes, background); }
   int take_payload(std::uint32_t slot, std::uint32_t bytes) {
     return pool_shim_take_payload(get(), slot, bytes);
   }
@@ -284,6 +284,25 @@ TEST_CASE("pool: searches wrap around their hints", "[pool]") {
     pool.put(slots[2]);
     CHECK(pool.take(3 * granule) >= 0);
   }
+}
+
+TEST_CASE("pool: background requests leave a quarter of the slots to others", "[pool]") {
+  Pool pool(64, 16);
+  std::vector<std::uint32_t> background;
+  int slot;
+  while ((slot = pool.take(0, true)) >= 0)
+    background.push_back(static_cast<std::uint32_t>(slot));
+  CHECK(slot == -EBUSY);
+  CHECK(background.size() == 48);
+  CHECK(pool_shim_background(pool.get()) == 48);
+  const auto foreground = static_cast<std::uint32_t>(pool.take(0));
+  CHECK(pool.in_flight() == 49);
+  CHECK(pool.take(0, true) == -EBUSY);
+  pool.put(foreground);
+  CHECK(pool.take(0, true) == -EBUSY);  // that was none of theirs
+  pool.put(background.back());
+  CHECK(pool.take(0, true) >= 0);
+  CHECK(pool_shim_background(pool.get()) == 48);
 }
 
 TEST_CASE("pool: a put ends the use of the slot that its state word names", "[pool]") {

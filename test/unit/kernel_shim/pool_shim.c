@@ -53,9 +53,9 @@ void pool_shim_free(struct pool_shim *pool)
 	free(pool);
 }
 
-int pool_shim_take(struct pool_shim *pool, uint32_t pay_bytes)
+int pool_shim_take(struct pool_shim *pool, uint32_t pay_bytes, bool background)
 {
-	return efuse_take(&pool->ring, pay_bytes);
+	return efuse_take(&pool->ring, pay_bytes, background);
 }
 
 int pool_shim_take_payload(struct pool_shim *pool, uint32_t slot, uint32_t pay_bytes)
@@ -81,6 +81,11 @@ uint32_t pool_shim_pay_first(const struct pool_shim *pool, uint32_t slot)
 uint32_t pool_shim_pay_nr(const struct pool_shim *pool, uint32_t slot)
 {
 	return pool->ring.slots[slot].pay_nr;
+}
+
+uint32_t pool_shim_background(const struct pool_shim *pool)
+{
+	return pool->ring.background;
 }
 
 uint32_t pool_shim_in_flight(const struct pool_shim *pool)

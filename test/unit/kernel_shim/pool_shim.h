@@ -18,13 +18,14 @@ struct pool_shim;
 struct pool_shim *pool_shim_new(uint32_t depth, uint32_t payload_size);	/* NULL: no memory */
 void pool_shim_free(struct pool_shim *pool);
 
-int pool_shim_take(struct pool_shim *pool, uint32_t pay_bytes);
+int pool_shim_take(struct pool_shim *pool, uint32_t pay_bytes, bool background);
 int pool_shim_take_payload(struct pool_shim *pool, uint32_t slot, uint32_t pay_bytes);
 void pool_shim_put(struct pool_shim *pool, uint32_t slot);
 
 uint32_t pool_shim_granule(void);	/* bytes */
 uint32_t pool_shim_pay_first(const struct pool_shim *pool, uint32_t slot);
 uint32_t pool_shim_pay_nr(const struct pool_shim *pool, uint32_t slot);
+uint32_t pool_shim_background(const struct pool_shim *pool);
 uint32_t pool_shim_in_flight(const struct pool_shim *pool);
 uint32_t pool_shim_pay_used(const struct pool_shim *pool);
 bool pool_shim_slot_bit(const struct pool_shim *pool, uint32_t slot);
