@@ -9,6 +9,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <sstream>
 #include <thread>
 
 namespace protocol_test {
@@ -118,6 +120,13 @@ Process::~Process() {
 }
 
 void Process::kill(int signal) const { ::kill(pid_, signal); }
+
+std::string Process::kernel_stack() const {
+  std::ifstream in("/proc/" + std::to_string(pid_) + "/stack");
+  std::ostringstream stack;
+  stack << in.rdbuf();
+  return stack.str();
+}
 
 int Process::wait(unsigned seconds) {
   using namespace std::chrono;

@@ -82,6 +82,8 @@ class Process {
   void kill(int signal) const;
   /// Its exit status, 1000 + the signal that ended it, or -1: it is still there after so long. Any number of times.
   int wait(unsigned seconds = 20);
+  /// What it waits for in the kernel; root only.
+  [[nodiscard]] std::string kernel_stack() const;
 
  private:
   pid_t pid_;

@@ -29,7 +29,9 @@ class Waiting {
     }
     processes_.push_back(std::make_unique<Process>(
         [&c, tag] { return ::mkdir(c.at("park-dir-" + tag).c_str(), 0755) == 0 ? 0 : errno; }));
-    EXPECT(eventually([&] { return c.server.number("parked") == kReaders + 1; }));
+    if (!eventually([&] { return c.server.number("parked") == kReaders + 1; }))
+      throw Failed(std::to_string(c.server.number("parked")) + " of " + std::to_string(kReaders + 1) +
+                   " requests are with the filesystem;" + where());
   }
 
   /// Answer whatever waits until all are done: a reader asks until the end of its file.
@@ -45,6 +47,14 @@ class Waiting {
   }
 
  private:
+  std::string where() {
+    std::string all;
+    for (std::size_t i = 0; i < processes_.size(); ++i)
+      all += "\n     process " + std::to_string(i) +
+             (processes_[i]->wait(0) == -1 ? " waits:\n" + processes_[i]->kernel_stack() : " has ended");
+    return all;
+  }
+
   Checks &c_;
   std::vector<std::unique_ptr<Process>> processes_;
 };

@@ -69,7 +69,7 @@ bool Parking::take_any(std::mt19937 &random, Entry &taken) {
   return true;
 }
 
-std::size_t Parking::release(unsigned threads) {
+std::size_t Parking::release_now(unsigned threads) {
   std::atomic<std::size_t> count{0};
   std::vector<std::thread> pool;
   for (unsigned i = 0; i < threads; ++i)
@@ -87,11 +87,17 @@ std::size_t Parking::release(unsigned threads) {
   return count;
 }
 
+// One that came late would answer requests that the caller wants to wait.
+std::size_t Parking::release(unsigned threads) {
+  if (later_.joinable()) later_.join();
+  return release_now(threads);
+}
+
 void Parking::release_after(unsigned milliseconds, unsigned threads) {
   if (later_.joinable()) later_.join();
   later_ = std::thread([this, milliseconds, threads] {
     std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    release(threads);
+    release_now(threads);
   });
 }
 

@@ -31,9 +31,10 @@ class Parking {
   std::uint64_t park(fuse_req_t req, Answer answer, bool deaf = false);
   /// Answer one; false: it is not here (any more).
   bool answer(std::uint64_t id);
-  /// Answer what is here, from `threads` threads, in random order. Returns how many.
+  /// Answer what is here, from `threads` threads, in random order, once what release_after() announced is done.
+  /// Returns how many. By one thread at a time.
   std::size_t release(unsigned threads);
-  /// release(threads) in so many milliseconds, from a thread of its own. One at a time.
+  /// The same in so many milliseconds, from a thread of its own. By the thread that calls release().
   void release_after(unsigned milliseconds, unsigned threads);
   /// From now on `threads` threads answer whatever comes, in random order; 0: none.
   void automatic(unsigned threads);
@@ -51,6 +52,7 @@ class Parking {
   static void on_interrupt(fuse_req_t req, void *id);
   void interrupted(std::uint64_t id);
   bool take_any(std::mt19937 &random, Entry &taken);
+  std::size_t release_now(unsigned threads);
   void serve(unsigned seed);
 
   std::mutex mutex_;  // guards all below
