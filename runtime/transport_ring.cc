@@ -168,10 +168,11 @@ class RingChannel final : public Channel, private WorkerHooks {
   /// No worker serves this ring any more: from here on replies are late.
   void close() noexcept { gate_.close(); }
 
+  /// In this order: who gives a late reply enters the gate before, and leaves it after, its request is let go of.
   [[nodiscard]] bool owes_replies() const noexcept {
-    return gate_.busy() || forgets_.held() ||
-           std::any_of(requests_.get(), requests_.get() + ring_.info().depth,
-                       [](const fuse_req &req) { return req.unique.load() != 0; });
+    return std::any_of(requests_.get(), requests_.get() + ring_.info().depth,
+                       [](const fuse_req &req) { return req.unique.load() != 0; }) ||
+           forgets_.held() || gate_.busy();
   }
 
   // Only requests with a reply are on rings; FORGETs have a channel of their own.
