@@ -40,11 +40,11 @@ struct Config {
 
   // [polling], nanoseconds ("50us" is understood too)
   std::uint32_t worker_spin_ns = 50'000;    // worker looks at its ring so long in user space; 0 ... EFUSE_MAX_POLL_NS
-  std::uint32_t worker_poll_ns = 0;         // then so long in the kernel, while its CPU is idle; 0 ... EFUSE_MAX_POLL_NS
+  std::uint32_t worker_poll_ns = 200'000;   // then so long in the kernel, while its CPU is idle; 0 ... EFUSE_MAX_POLL_NS
   std::uint32_t requester_spin_ns = 200'000; // the waiting application; 0 ... EFUSE_MAX_SPIN_NS
   bool adaptive = true;                     // budgets shrink to zero where polling does not pay
 
-  // [balance]: background requests (read-ahead, writeback, asynchronous I/O) whose CPU's ring is congested
+  // [balance]: background requests (read-ahead, writeback, asynchronous I/O)
   Balance balance = Balance::least_loaded;  // policy = "local"|"round_robin"|"random"|"least_loaded"
   std::uint32_t congestion = 8;             // requests in flight from which on a ring is congested, 1 ... EFUSE_MAX_DEPTH
 

@@ -71,7 +71,7 @@ constexpr std::array kSections{
     Section{"ring", "shared-memory rings of the efuse_ring module"},
     Section{"polling",
             "how long each end looks before it sleeps; durations are nanoseconds or \"50us\", \"1ms\""},
-    Section{"balance", "where background requests go whose own ring is congested or makes no progress"},
+    Section{"balance", "where background requests go"},
     Section{"placement", "which CPU serves which"},
     Section{"dev", "readers of /dev/fuse"},
     Section{"stats", "what `efuse stat` shows"},
@@ -112,7 +112,7 @@ constexpr std::array kKeys{
     live(number<&Config::worker_spin_ns>("polling", "worker_spin_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
                                     "a worker looks at its ring so long in user space")),
     live(number<&Config::worker_poll_ns>("polling", "worker_poll_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
-                                    "then so long in the kernel, while its CPU has nothing else to run")),
+                                    "then so long in the kernel, while its CPU has nothing else to run; adaptive: after background requests")),
     live(number<&Config::requester_spin_ns>("polling", "requester_spin_ns", Kind::ns, Rule::any, 0,
                                        EFUSE_MAX_SPIN_NS,
                                        "a waiting application looks for its reply at most so long")),
@@ -120,8 +120,8 @@ constexpr std::array kKeys{
                             "shrink these budgets, down to zero, where polling does not pay")),
 
     live(choice<&Config::balance>("balance", "policy", kBalances,
-                                  "local: never elsewhere; the next in turn, one at random on which nobody waits, or "
-                                  "the least loaded")),
+                                  "local: the sending CPU's own ring; else a neighbour's, and from there the next in turn, one at "
+                                  "random on which nobody waits, or the least loaded")),
     live(number<&Config::congestion>("balance", "congestion", Kind::count, Rule::any, 1, EFUSE_MAX_DEPTH,
                                      "requests in flight from which on a ring is congested")),
 

@@ -28,6 +28,12 @@ struct PollSettings {
   std::atomic<bool> adaptive{true};
 };
 
+/// EFUSE_IOC_ENTER's part: how long it looks before it sleeps.
+struct KernelPoll {
+  std::uint32_t ns = 0;
+  bool adaptive = false;  // EFUSE_ENTER_ADAPTIVE
+};
+
 /// Decides whether spinning is worth it, from how it went lately: each failure
 /// in a row doubles the number of waits that do not spin, one success forgets them.
 class SpinBackoff {
@@ -75,8 +81,13 @@ class Poller {
     return found;
   }
 
-  [[nodiscard]] std::uint32_t kernel_poll_ns() const noexcept {
-    return settings_.poll_ns.load(std::memory_order_relaxed);
+  /// `background`: the last requests were, so that no requester spins for the next ones; they
+  /// come from a sender that goes on, or that the replies now wake.
+  [[nodiscard]] KernelPoll kernel_poll(bool background) const noexcept {
+    const std::uint32_t budget = settings_.poll_ns.load(std::memory_order_relaxed);
+    if (!settings_.adaptive.load(std::memory_order_relaxed))
+      return {budget, false};
+    return {background ? budget : 0, true};
   }
 
  private:

@@ -120,7 +120,7 @@ bool Ring::has_messages() const noexcept {
 bool Ring::has_deferred() const noexcept { return load(head_->deferred, std::memory_order_relaxed) != 0; }
 
 RingRequest Ring::describe(std::uint32_t slot, std::uint32_t gen) const noexcept {
-  RingRequest r{slot, gen, {}, {}, {}, 0, false};
+  RingRequest r{slot, gen, {}, {}, {}, 0, false, false};
   if (slot >= info_.depth)
     return r;
   const efuse_slot_in *in = slot_in(slot);
@@ -140,6 +140,7 @@ RingRequest Ring::describe(std::uint32_t slot, std::uint32_t gen) const noexcept
   r.out = in->out_payload_cap != 0 ? payload_.subspan(in->out_payload_off, in->out_payload_cap)
                                    : std::span(reinterpret_cast<std::byte *>(out + 1), in->out_cap);
   r.enqueue_ns = in->enqueue_ns;
+  r.background = (in->flags & EFUSE_SLOT_BACKGROUND) != 0;
   return r;
 }
 

@@ -28,6 +28,7 @@ struct RingRequest {
   std::span<const std::byte> tail;  // last argument, if apart
   std::span<std::byte> out;         // room for the reply's body
   std::uint64_t enqueue_ns;
+  bool background;                  // nobody sleeps for this one in a system call
   bool taken_back;                  // head is empty: who waited is gone, any error completes it
 };
 

@@ -99,11 +99,11 @@ RingMemory RingDevice::map(std::uint32_t ring) const {
   return m;
 }
 
-int RingDevice::enter(std::uint32_t ring, bool wait, std::uint32_t poll_ns) const noexcept {
+int RingDevice::enter(std::uint32_t ring, bool wait, KernelPoll poll) const noexcept {
   efuse_enter e{};
   e.ring = ring;
-  e.flags = wait ? EFUSE_ENTER_WAIT : 0;
-  e.poll_ns = poll_ns;
+  e.flags = (wait ? EFUSE_ENTER_WAIT : 0) | (poll.adaptive ? EFUSE_ENTER_ADAPTIVE : 0);
+  e.poll_ns = poll.ns;
   const int n = ::ioctl(fd_.get(), EFUSE_IOC_ENTER, &e);
   return n < 0 ? -errno : n;
 }

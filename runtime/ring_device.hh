@@ -5,6 +5,7 @@
 #include "config.hh"
 #include "fd.hh"
 #include "placement.hh"
+#include "poller.hh"
 
 #include "uapi/efuse_ring.h"
 
@@ -28,7 +29,7 @@ class RingDevice {
   [[nodiscard]] std::uint32_t ring_count() const noexcept { return attach_.nr_rings; }
 
   /// EFUSE_IOC_ENTER; 0 or more, or -errno. Any thread.
-  int enter(std::uint32_t ring, bool wait, std::uint32_t poll_ns) const noexcept;
+  int enter(std::uint32_t ring, bool wait, KernelPoll poll) const noexcept;
   /// New requests take the stock path; the number in flight, or -errno.
   int drain() const noexcept;
   void detach() const noexcept;

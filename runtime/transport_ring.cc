@@ -261,8 +261,8 @@ class RingChannel final : public Channel, private WorkerHooks {
     }
   }
 
-  int enter(bool wait, std::uint32_t poll_ns) noexcept override {
-    const int result = device_.enter(index_, wait, poll_ns);
+  int enter(bool wait, KernelPoll poll) noexcept override {
+    const int result = device_.enter(index_, wait, poll);
     if (wait)
       pin_.check();
     return result;
@@ -286,10 +286,10 @@ class RingChannel final : public Channel, private WorkerHooks {
   /// A worker of this ring commits when its batch is done; anybody else does so at once.
   void complete(std::uint32_t slot, std::uint32_t gen) noexcept {
     while (!ring_.complete(slot, gen))
-      if (device_.enter(index_, false, 0) < 0)
+      if (device_.enter(index_, false, {}) < 0)
         return;  // the ring is gone, and its requests with it
     if (inside_ != this)
-      device_.enter(index_, false, 0);
+      device_.enter(index_, false, {});
   }
 
   static thread_local RingChannel *inside_;  // whose serve() this thread is in

@@ -32,6 +32,7 @@ unsigned Worker::serve_batch() noexcept {
       commit();
       oldest = 0;
     }
+    background_ = (n != 0 && background_) || request->background;
     hooks_.request(*request, now);
     if (oldest == 0 && ring_.uncommitted() != 0)
       oldest = now;
@@ -62,7 +63,7 @@ int Worker::run(const std::atomic<bool> &stop) noexcept {
         continue;
     }
     ring_.publish_head();
-    const int ret = hooks_.enter(true, poller_.kernel_poll_ns());
+    const int ret = hooks_.enter(true, poller_.kernel_poll(background_));
     if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
       return ret;
   }

@@ -21,7 +21,7 @@ class WorkerHooks {
   virtual void interrupt(const efuse_interrupt_entry &entry) noexcept = 0;
   virtual void forgets(std::span<const efuse_forget_entry> entries) noexcept = 0;
   /// EFUSE_IOC_ENTER: 0 or more, or -errno.
-  virtual int enter(bool wait, std::uint32_t poll_ns) noexcept = 0;
+  virtual int enter(bool wait, KernelPoll poll) noexcept = 0;
 };
 
 class Worker {
@@ -40,12 +40,13 @@ class Worker {
 
   unsigned serve_batch() noexcept;
   void serve_messages() noexcept;
-  int commit() noexcept { return hooks_.enter(false, 0); }
+  int commit() noexcept { return hooks_.enter(false, {}); }
 
   Ring &ring_;
   WorkerHooks &hooks_;
   Poller poller_;
   std::mutex &messages_mutex_;
+  bool background_ = false;  // there were background requests in the last batch
 };
 
 }  // namespace efuse

@@ -77,9 +77,14 @@ enum {
 #define EFUSE_MMAP_OFFSET(ring, region) \
 	(((__u64)(ring) << 34) | ((__u64)(region) << 32))
 
-/* Which ring takes a background request when its CPU's own is congested, or has finished nothing for a while. */
+/*
+ * Which ring takes a background request. LOCAL: its CPU's home ring. Else its CPU's
+ * spin ring, or the home ring where applications run on that one's CPU; if the ring
+ * is congested or has finished nothing for a millisecond, as follows. The least
+ * loaded where all are congested.
+ */
 enum {
-	EFUSE_BALANCE_LOCAL		= 0,	/* its CPU's home ring, always */
+	EFUSE_BALANCE_LOCAL		= 0,
 	EFUSE_BALANCE_ROUND_ROBIN	= 1,	/* the next one that is not congested */
 	EFUSE_BALANCE_RANDOM		= 2,	/* at most 10 tries; not one with foreground requests in flight */
 	EFUSE_BALANCE_LEAST_LOADED	= 3,	/* the one with the fewest requests in flight, of at most 16 */
@@ -116,6 +121,7 @@ struct efuse_attach {
 
 enum {
 	EFUSE_ENTER_WAIT	= 1u << 0,	/* sleep until there is something to consume */
+	EFUSE_ENTER_ADAPTIVE	= 1u << 1,	/* poll_ns only as long as polling this ring has paid lately */
 };
 
 /*
@@ -207,7 +213,8 @@ struct efuse_ring_stats {
 	__u64 forgets;
 	__u64 interrupts;
 	__u64 moved;		/* background requests that balancing took elsewhere */
-	__u64 reserved[2];
+	__u64 polls;		/* workers that polled in ENTER */
+	__u64 poll_paid;	/* and saw work while polling */
 };
 
 struct efuse_kern_head {
@@ -384,7 +391,8 @@ EFUSE_AT(efuse_ring_stats, wakeups, 80);
 EFUSE_AT(efuse_ring_stats, forgets, 88);
 EFUSE_AT(efuse_ring_stats, interrupts, 96);
 EFUSE_AT(efuse_ring_stats, moved, 104);
-EFUSE_AT(efuse_ring_stats, reserved, 112);
+EFUSE_AT(efuse_ring_stats, polls, 112);
+EFUSE_AT(efuse_ring_stats, poll_paid, 120);
 
 EFUSE_SIZE(efuse_kern_head, 448);
 EFUSE_AT(efuse_kern_head, pending_tail, 0);

@@ -88,13 +88,15 @@ static long efuse_enter(struct efuse_conn *ec, struct efuse_enter __user *arg)
 
 	if (copy_from_user(&e, arg, sizeof(e)))
 		return -EFAULT;
-	if ((e.flags & ~EFUSE_ENTER_WAIT) || e.reserved || e.reserved2)
+	if ((e.flags & ~(EFUSE_ENTER_WAIT | EFUSE_ENTER_ADAPTIVE)) || e.reserved || e.reserved2)
 		return -EINVAL;
 	ring = efuse_ring_of(ec, e.ring);
 	if (IS_ERR(ring))
 		return PTR_ERR(ring);
 
 	WRITE_ONCE(ring->worker_cpu, raw_smp_processor_id());
+	if (READ_ONCE(ec->daemon) != current->tgid)
+		WRITE_ONCE(ec->daemon, current->tgid);
 	done = efuse_commit(ring);
 	if (done < 0)
 		return done;
@@ -103,7 +105,7 @@ static long efuse_enter(struct efuse_conn *ec, struct efuse_enter __user *arg)
 		return efuse_gone(ring) ? -ENODEV : done;
 	}
 	efuse_publish_stats(ring);
-	err = efuse_worker_wait(ring, min(e.poll_ns, EFUSE_MAX_POLL_NS), e.timeout_ns);
+	err = efuse_worker_wait(ring, &e);
 	/* What was committed is committed; the caller hears of it before it hears of a signal. */
 	return err && !(err == -EINTR && done) ? err : done;
 }

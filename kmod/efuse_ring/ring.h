@@ -71,6 +71,14 @@ struct efuse_slot {
 	struct list_head deferred;	/* protected by fpq->lock */
 };
 
+/* Whether looking longer has paid lately: after n failures in a row one chance in 2^n is taken. */
+struct efuse_backoff {
+	u32 fails;		/* in a row, at most EFUSE_BACKOFF_MAX */
+	u32 skip;		/* chances to let pass before the next try */
+};
+
+#define EFUSE_BACKOFF_MAX	10u
+
 struct efuse_ring {
 	struct efuse_conn *ec;
 	u32 index;
@@ -102,21 +110,22 @@ struct efuse_ring {
 	wait_queue_head_t waitq;	/* workers asleep in ENTER */
 	atomic_t kicks;			/* EFUSE_IOC_WAKE: ENTER returns once for each */
 	int worker_cpu;			/* where ENTER was last called from; a hint */
+	struct efuse_backoff poll_backoff;	/* of polls in ENTER; racy by design, as all of these */
 
 	/* the balancer's last look, racy by design: requests finished by then, and since when no more were */
 	u64 stall_done, stall_since;
 
 	/* statistics that no lock covers */
-	atomic64_t spins, spin_paid, wakeups, bad, stale, moved, to_stock_size, to_stock_full, to_stock_pool;
+	atomic64_t spins, spin_paid, polls, poll_paid, wakeups, bad, stale, moved, to_stock_size, to_stock_full, to_stock_pool;
 	u64 submitted, done_spin, done_enter, nr_forgets, nr_interrupts;	/* protected by fpq->lock */
 };
 
 /* How spinning has gone on one CPU, and whose turn it is there. Racy by design: a lost update costs a spin. */
 struct efuse_cpu {
 	u32 ewma_ns;		/* of spins that paid */
-	u32 fails;		/* in a row, at most EFUSE_SPIN_BACKOFF */
-	u32 skip;		/* requests to let pass before the next try */
+	struct efuse_backoff spin;
 	u32 next_ring;		/* balancing goes round from here */
+	u64 sent_ns;		/* when an application on this CPU sent its last request */
 };
 
 struct efuse_conn {
@@ -129,6 +138,7 @@ struct efuse_conn {
 	bool draining;
 	u32 nr_rings, depth, forget_depth, slot_in_size, slot_out_size, payload_size;
 	u32 spin_ns, balance, congestion;	/* EFUSE_IOC_TUNE changes them */
+	int daemon;				/* thread group that last called ENTER; a hint */
 	u32 epoch;				/* tells uniques of successive attachments apart */
 	struct efuse_ring *rings;
 	struct efuse_cpu_rings *cpu_rings;	/* nr_cpu_ids entries */
@@ -212,14 +222,14 @@ void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
 void efuse_fill_deferred(struct efuse_ring *ring);
 
 /* balance.c */
+void efuse_note_sender(struct efuse_conn *ec, u64 now);
 struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec);
 struct efuse_ring *efuse_balance(struct efuse_conn *ec);
 
 /* wait.c */
-bool efuse_worker_awake(struct efuse_ring *ring);
 bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
-int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns);
+int efuse_worker_wait(struct efuse_ring *ring, const struct efuse_enter *e);
 void efuse_wake_worker(struct efuse_ring *ring);
 bool efuse_gone(struct efuse_ring *ring);
 bool efuse_is_done(struct efuse_ring *ring, u32 slot, u32 gen);

@@ -17,6 +17,8 @@ static void efuse_read_stats(struct efuse_ring *ring, struct efuse_ring_stats *s
 	st->to_stock_size = atomic64_read(&ring->to_stock_size);
 	st->spins = atomic64_read(&ring->spins);
 	st->spin_paid = atomic64_read(&ring->spin_paid);
+	st->polls = atomic64_read(&ring->polls);
+	st->poll_paid = atomic64_read(&ring->poll_paid);
 	st->wakeups = atomic64_read(&ring->wakeups);
 	st->forgets = READ_ONCE(ring->nr_forgets);
 	st->interrupts = READ_ONCE(ring->nr_interrupts);
@@ -46,9 +48,9 @@ static void efuse_show_ring(struct seq_file *m, struct efuse_ring *ring)
 		   READ_ONCE(ring->interrupt_tail), READ_ONCE(uh->interrupt_head),
 		   READ_ONCE(ring->forget_tail), READ_ONCE(uh->forget_head),
 		   READ_ONCE(uh->complete_tail), READ_ONCE(ring->complete_head), READ_ONCE(ring->kh->deferred));
-	seq_printf(m, "efuse-ring-%u-stats:\tsubmitted=%llu done_spin=%llu done_enter=%llu stale=%llu bad=%llu to_stock_full=%llu to_stock_pool=%llu to_stock_size=%llu spins=%llu spin_paid=%llu wakeups=%llu forgets=%llu interrupts=%llu moved=%llu\n",
+	seq_printf(m, "efuse-ring-%u-stats:\tsubmitted=%llu done_spin=%llu done_enter=%llu stale=%llu bad=%llu to_stock_full=%llu to_stock_pool=%llu to_stock_size=%llu spins=%llu spin_paid=%llu polls=%llu poll_paid=%llu wakeups=%llu forgets=%llu interrupts=%llu moved=%llu\n",
 		   ring->index, st.submitted, st.done_spin, st.done_enter, st.stale, st.bad, st.to_stock_full,
-		   st.to_stock_pool, st.to_stock_size, st.spins, st.spin_paid, st.wakeups, st.forgets,
+		   st.to_stock_pool, st.to_stock_size, st.spins, st.spin_paid, st.polls, st.poll_paid, st.wakeups, st.forgets,
 		   st.interrupts, st.moved);
 }
 

@@ -89,6 +89,7 @@ static void efuse_prepare(struct efuse_ring *ring, u32 slot, struct fuse_req *re
 	in->out_payload_cap = sz->out_pay;
 	in->out_cap = sz->out;
 	in->enqueue_ns = ktime_get_ns();
+	efuse_note_sender(ring->ec, in->enqueue_ns);
 	in->gen = s->gen;
 	in->cpu = raw_smp_processor_id();
 }

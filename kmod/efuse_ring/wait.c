@@ -12,13 +12,24 @@
 
 #include "ring.h"
 
-#define EFUSE_SPIN_BACKOFF	10	/* after so many failures in a row one in 2^10 requests tries */
 #define EFUSE_SPIN_FACTOR	4	/* budget: so many times what the spins that paid took */
 #define EFUSE_SPIN_MIN_NS	5000u
 
-bool efuse_worker_awake(struct efuse_ring *ring)
+static bool efuse_worth_trying(struct efuse_backoff *b)
 {
-	return READ_ONCE(ring->worker_cpu) >= 0 && !waitqueue_active(&ring->waitq);
+	u32 skip = READ_ONCE(b->skip);
+
+	if (skip)
+		WRITE_ONCE(b->skip, skip - 1);
+	return !skip;
+}
+
+static void efuse_tried(struct efuse_backoff *b, bool paid)
+{
+	u32 fails = paid ? 0 : min(READ_ONCE(b->fails) + 1, EFUSE_BACKOFF_MAX);
+
+	WRITE_ONCE(b->fails, fails);
+	WRITE_ONCE(b->skip, (1u << fails) - 1);
 }
 
 /*
@@ -29,7 +40,6 @@ bool efuse_worker_awake(struct efuse_ring *ring)
  */
 bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu)
 {
-	struct efuse_cpu *spin;
 	int worker_cpu = READ_ONCE(other->worker_cpu);
 
 	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
@@ -38,12 +48,7 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 		return false;
 	if (need_resched() || !single_task_running())
 		return false;
-	spin = per_cpu_ptr(ec->cpu, cpu);
-	if (READ_ONCE(spin->skip)) {
-		WRITE_ONCE(spin->skip, READ_ONCE(spin->skip) - 1);
-		return false;
-	}
-	return true;
+	return efuse_worth_trying(&per_cpu_ptr(ec->cpu, cpu)->spin);
 }
 
 static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_cpu *spin)
@@ -59,18 +64,15 @@ static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_cpu *spin)
 static void efuse_spin_result(struct efuse_conn *ec, struct efuse_cpu *spin, bool paid, u64 took)
 {
 	u32 ns = min_t(u64, took, EFUSE_MAX_SPIN_NS);
+	u32 ewma = READ_ONCE(spin->ewma_ns);
 
-	if (paid) {
-		u32 ewma = READ_ONCE(spin->ewma_ns);
-
-		WRITE_ONCE(spin->ewma_ns, ewma ? ewma - ewma / 8 + ns / 8 : ns);
-		WRITE_ONCE(spin->fails, 0);
-		return;
-	}
-	/* Give the next try the whole budget: what made this one fail is over by then, or counts again. */
-	WRITE_ONCE(spin->ewma_ns, 0);
-	WRITE_ONCE(spin->fails, min(READ_ONCE(spin->fails) + 1, EFUSE_SPIN_BACKOFF + 0u));
-	WRITE_ONCE(spin->skip, (1u << READ_ONCE(spin->fails)) - 1);
+	/* After a failure the next try has the whole budget: what made this one fail is over by then, or counts again. */
+	if (paid)
+		ewma = ewma ? ewma - ewma / 8 + ns / 8 : ns;
+	else
+		ewma = 0;
+	WRITE_ONCE(spin->ewma_ns, ewma);
+	efuse_tried(&spin->spin, paid);
 }
 
 /* C1 */
@@ -165,15 +167,31 @@ static bool efuse_must_wake(struct efuse_ring *ring, int events)
 	return efuse_must_return(ring) || atomic_read(&ring->defer_events) != events;
 }
 
-static void efuse_worker_poll(struct efuse_ring *ring, u32 poll_ns, int events)
+static bool efuse_worker_poll(struct efuse_ring *ring, u32 poll_ns, int events)
 {
 	u64 end = local_clock() + poll_ns;
 
 	while (!efuse_must_wake(ring, events)) {
 		if (need_resched() || !single_task_running() || signal_pending(current) || local_clock() > end)
-			return;
+			return false;
 		cpu_relax();
 	}
+	return true;
+}
+
+static void efuse_worker_try_poll(struct efuse_ring *ring, const struct efuse_enter *e, int events)
+{
+	bool adaptive = e->flags & EFUSE_ENTER_ADAPTIVE;
+	bool paid;
+
+	if (!e->poll_ns || efuse_must_wake(ring, events) || (adaptive && !efuse_worth_trying(&ring->poll_backoff)))
+		return;
+	paid = efuse_worker_poll(ring, min(e->poll_ns, EFUSE_MAX_POLL_NS), events);
+	atomic64_inc(&ring->polls);
+	if (paid)
+		atomic64_inc(&ring->poll_paid);
+	if (adaptive)
+		efuse_tried(&ring->poll_backoff, paid);
 }
 
 static int efuse_worker_sleep(struct efuse_ring *ring, ktime_t *until, int events)
@@ -213,14 +231,14 @@ static int efuse_fill_and_count(struct efuse_ring *ring)
 }
 
 /* 0: look at the rings (or the time is over), -EINTR, -ENODEV. */
-int efuse_worker_wait(struct efuse_ring *ring, u32 poll_ns, u64 timeout_ns)
+int efuse_worker_wait(struct efuse_ring *ring, const struct efuse_enter *e)
 {
-	ktime_t end = timeout_ns ? ktime_add_safe(ktime_get(), ns_to_ktime(min_t(u64, timeout_ns, KTIME_MAX))) : 0;
+	u64 timeout_ns = min_t(u64, e->timeout_ns, KTIME_MAX);
+	ktime_t end = timeout_ns ? ktime_add_safe(ktime_get(), ns_to_ktime(timeout_ns)) : 0;
 	int events = efuse_fill_and_count(ring);
 	int ret = 0;
 
-	if (poll_ns && !efuse_must_wake(ring, events))
-		efuse_worker_poll(ring, poll_ns, events);
+	efuse_worker_try_poll(ring, e, events);
 	while (!ret && !efuse_must_return(ring)) {
 		ret = efuse_worker_sleep(ring, timeout_ns ? &end : NULL, events);
 		events = efuse_fill_and_count(ring);

@@ -28,7 +28,7 @@ void one_enter(const Target &t, Rng &rng, Attachment &a) {
   const std::uint64_t timeouts[] = {1, 1000, 100'000, 1'000'000, 5'000'000};
   efuse_enter e{};
   e.ring = rng.one_in(8) ? static_cast<std::uint32_t>(rng.next()) : rng.below(a.rings().size());
-  e.flags = rng.one_in(8) ? static_cast<std::uint32_t>(rng.next()) : rng.below(2);
+  e.flags = rng.one_in(8) ? static_cast<std::uint32_t>(rng.next()) : rng.below(4);
   e.poll_ns = rng.one_in(4) ? static_cast<std::uint32_t>(rng.next()) : rng.below(50'000);
   e.reserved = rng.one_in(20);
   e.timeout_ns = rng.pick(timeouts);

@@ -128,6 +128,7 @@ class FakeKernel {
     bool in_payload = false;          // body goes to the payload region
     bool out_payload = false;         // reply comes from there
     bool deferred = false;            // body is copied in by ENTER
+    bool background = false;          // nobody sleeps for it; deferred ones are
     int error = 0;
     std::vector<std::byte> reply;
 
@@ -381,7 +382,7 @@ class FakeKernel {
     efuse_slot_in &in = slot_in(slot);
     const std::uint32_t share = payload_share();
     set(in.need_commit, req.spin == 0, std::memory_order_relaxed);
-    in.flags = req.deferred ? std::uint32_t{EFUSE_SLOT_BACKGROUND} : 0;
+    in.flags = req.deferred || req.background ? std::uint32_t{EFUSE_SLOT_BACKGROUND} : 0;
     in.in_len = static_cast<std::uint32_t>(sizeof(fuse_in_header) + (req.in_payload ? 0 : req.body.size()));
     in.in_payload_off = req.in_payload ? slot * share : 0;
     in.in_payload_len = req.in_payload ? static_cast<std::uint32_t>(req.body.size()) : 0;

@@ -101,7 +101,7 @@ class Echo : public WorkerHooks {
       if (e.nodeid != ++forgotten)
         wrong++;
   }
-  int enter(bool wait, std::uint32_t poll_ns) noexcept override { return kernel_.enter(wait, poll_ns); }
+  int enter(bool wait, KernelPoll poll) noexcept override { return kernel_.enter(wait, poll.ns); }
 
   bool each_served_once() const {
     return std::all_of(served_.begin(), served_.end(), [](const auto &n) { return n == 1; });
@@ -470,8 +470,9 @@ class Script : public WorkerHooks {
     calls += 'f';
     forgotten += entries.size();
   }
-  int enter(bool wait, std::uint32_t) noexcept override {
+  int enter(bool wait, KernelPoll poll) noexcept override {
     calls += wait ? 'w' : 'c';
+    polled = poll;
     return on_enter(wait);
   }
 
@@ -479,6 +480,7 @@ class Script : public WorkerHooks {
   std::function<int(bool)> on_enter;
   std::string calls;
   std::size_t forgotten = 0;
+  KernelPoll polled;  // by the last ENTER
   bool full = false;
 
  private:
@@ -498,9 +500,10 @@ struct Scripted {
     };
   }
 
-  void ask(std::uint32_t spin) {
+  void ask(std::uint32_t spin, bool background = false) {
     auto &req = requests.emplace_back();
     req.spin = spin;
+    req.background = background;
     const auto use = kernel.take(req);
     REQUIRE(use.has_value());
     REQUIRE(kernel.publish(*use));
@@ -706,6 +709,31 @@ TEST_CASE("worker: goes on after a signal, ends with any other error", "[poller]
   CHECK(t.run() == -EIO);
   CHECK(results.empty());
   CHECK(t.script.calls == "wwwww");
+}
+
+TEST_CASE("worker: polls in ENTER for the next background request", "[poller]") {
+  Scripted t;
+  t.settings.poll_ns = 7000;
+  const auto polled_after = [&t](bool background) {
+    t.stop = false;
+    t.ask(0, background);
+    t.ask(0, false);
+    CHECK(t.run() == 0);
+    return t.script.polled;
+  };
+  SECTION("adaptive: after those alone, as long as it pays") {
+    CHECK(polled_after(false).ns == 0);
+    CHECK(polled_after(true).ns == 7000);
+    CHECK(t.script.polled.adaptive);
+    CHECK(polled_after(false).ns == 0);
+  }
+  SECTION("else always") {
+    t.settings.adaptive = false;
+    for (const bool background : {false, true}) {
+      CHECK(polled_after(background).ns == 7000);
+      CHECK_FALSE(t.script.polled.adaptive);
+    }
+  }
 }
 
 TEST_CASE("worker: messages before requests, forgets in batches", "[poller]") {
