@@ -12,25 +12,37 @@ import json
 import os
 import subprocess
 import tempfile
-import threading
 import time
+
+from mixed_load import LIMIT_S, Clock, where_is
 
 CYCLES = int(os.environ.get("CYCLES", "20"))
 WORKERS = 6
+LATE_S = 2 * LIMIT_S    # for one round of calls
 
 
-class Client(threading.Thread):
-    """Work on a directory of its own until told to stop; any error ends it."""
+def fork(body):
+    """A process that ends with 0 if `body` returns. Nothing on the mount is open in this one: those that it starts
+    would close it, and wait for the filesystem."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        body()
+        code = 0
+    finally:
+        os._exit(code)
 
-    def __init__(self, directory, number):
-        super().__init__(daemon=True)
+
+class Client:
+    """A process that works on a directory of its own until told to stop; any error ends it."""
+
+    def __init__(self, directory, number, clock):
         self.directory = f"{directory}/c{number}"
-        self.number = number
-        self.calls = 0
-        self.error = None
-        self.stop = False
-        self.began = time.monotonic()
+        self.number, self.clock = number, clock
         os.mkdir(self.directory)
+        self.pid = fork(self.run)
 
     def step(self, i):
         d = self.directory
@@ -46,7 +58,7 @@ class Client(threading.Thread):
             os.close(fd)
         os.rename(path, path + "r")
         os.mkdir(f"{d}/d")
-        assert sorted(os.listdir(d)) == sorted(["d", os.path.basename(path) + "r"] + (["log"] if self.calls else []))
+        assert sorted(os.listdir(d)) == sorted(["d", os.path.basename(path) + "r"] + (["log"] if i else []))
         os.rmdir(f"{d}/d")
         os.unlink(path + "r")
         log = os.open(f"{d}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -55,12 +67,35 @@ class Client(threading.Thread):
 
     def run(self):
         try:
-            while not self.stop:
-                self.began = time.monotonic()
-                self.step(self.calls)
-                self.calls += 1
+            calls = 0
+            while not self.clock.stopped():
+                self.clock.begin(self.number)
+                self.step(calls)
+                calls += 1
+                self.clock.progress(self.number, calls)
         except (OSError, AssertionError) as e:
-            self.error = e
+            self.clock.note(self.number, repr(e))
+            raise
+
+    @property
+    def calls(self):
+        return self.clock.read(self.number)[2]
+
+    def check(self):
+        """It goes on."""
+        begun, _, _, error = self.clock.read(self.number)
+        assert not error, f"{self.directory}: {error}"
+        late = begun and time.monotonic() - begun > LATE_S
+        assert not late, f"{self.directory}: no progress for {LATE_S} s: {where_is(self.pid)}"
+
+    def finish(self):
+        end = time.monotonic() + LATE_S
+        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+            assert time.monotonic() < end, f"{self.directory}: still in a call after {LATE_S} s: {where_is(self.pid)}"
+            time.sleep(0.01)
+        error = self.clock.read(self.number)[3]
+        assert not error, f"{self.directory}: {error}"
+        self.check_log()
 
     def check_log(self):
         with open(f"{self.directory}/log", encoding="ascii") as f:
@@ -70,7 +105,7 @@ class Client(threading.Thread):
 
 
 def efuse(*args):
-    done = subprocess.run(["efuse", *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(["efuse", *args], capture_output=True, text=True, check=False, timeout=2 * LATE_S)
     assert done.returncode == 0, f"efuse {' '.join(args)}: {done.stderr}"
     return done.stdout
 
@@ -83,19 +118,28 @@ class Waiter:
     """A process that holds a lock and one that waits for it, over every detach."""
 
     def __init__(self, path):
-        self.holder = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self.holder, fcntl.LOCK_EX)
-        self.pid = os.fork()
-        if self.pid == 0:
-            fd = os.open(path, os.O_RDWR)
+        ready, holds = os.pipe()
+        let_go, self.let_go = os.pipe()
+
+        def hold():
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            os._exit(0)
+            os.write(holds, b"1")
+            os.read(let_go, 1)
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+        self.holder = fork(hold)
+        assert os.read(ready, 1) == b"1"
+        self.waiter = fork(lambda: fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX))
+        for fd in (ready, holds, let_go):
+            os.close(fd)
 
     def finish(self):
-        assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), "the lock was granted while it was held"
-        fcntl.flock(self.holder, fcntl.LOCK_UN)
-        assert os.waitpid(self.pid, 0)[1] == 0
-        os.close(self.holder)
+        assert os.waitpid(self.waiter, os.WNOHANG) == (0, 0), "the lock was granted while it was held"
+        os.write(self.let_go, b"1")
+        for pid in (self.holder, self.waiter):
+            assert os.waitpid(pid, 0)[1] == 0
+        os.close(self.let_go)
 
 
 def memory_kb():
@@ -110,10 +154,8 @@ def cycles(mountpoint, clients):
         out = efuse("config", "set", mountpoint, f"session.transport={'ring' if n % 2 else 'dev'}")
         assert out.strip().endswith("ring" if n % 2 else "dev"), out
         time.sleep(0.02 + (n % 7) * 0.03)
-        late = [c.directory for c in clients if c.is_alive() and time.monotonic() - c.began > 30]
-        assert not late, f"cycle {n}: no progress for 30 s: {late}"
-        broken = [f"{c.directory}: {c.error!r}" for c in clients if c.error]
-        assert not broken, f"cycle {n}: {broken}"
+        for c in clients:
+            c.check()
         memory.append(memory_kb())
         if n % 20 == 19:
             print(f"cycle {n + 1}: {sum(c.calls for c in clients)} rounds of calls", flush=True)
@@ -124,17 +166,12 @@ def run(fs, *options):
     mountpoint = tempfile.mkdtemp()
     efuse("mount", fs, mountpoint, "--transport", "ring", *options)
     waiter = Waiter(f"{mountpoint}/lock") if fs == "passthrough" else None
-    clients = [Client(mountpoint, i) for i in range(WORKERS)]
-    for c in clients:
-        c.start()
+    clock = Clock(WORKERS)
+    clients = [Client(mountpoint, i, clock) for i in range(WORKERS)]
     memory = cycles(mountpoint, clients)
+    clock.stop()
     for c in clients:
-        c.stop = True
-    for c in clients:
-        c.join(timeout=60)
-        assert not c.is_alive(), f"{c.directory}: still in a call after 60 s"
-        assert c.error is None, f"{c.directory}: {c.error!r}"
-        c.check_log()
+        c.finish()
     if waiter:
         waiter.finish()
     requests = stat(mountpoint)["requests"]
