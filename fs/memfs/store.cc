@@ -68,25 +68,6 @@ void set_ctime(Inode &node) noexcept {
 
 }  // namespace
 
-/// Keeps an inode while its name goes away.
-class Store::Pin {
- public:
-  explicit Pin(Store &store) noexcept : store_(store) {}
-  ~Pin() {
-    if (node_ != nullptr) store_.drop_refs(*node_, 1);
-  }
-  Pin(const Pin &) = delete;
-  Pin &operator=(const Pin &) = delete;
-  void hold(Inode &node) noexcept {
-    count_lookup(node);
-    node_ = &node;
-  }
-
- private:
-  Store &store_;
-  Inode *node_ = nullptr;
-};
-
 /// Both sides of a rename, with the locks held.
 struct Store::RenameEnds {
   Inode &old_dir, &new_dir;

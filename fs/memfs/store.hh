@@ -138,7 +138,8 @@ class Store {
 
   // Data (store_data.cc).
   /// `use` gets the data in place, locked against change while it runs; fewer
-  /// bytes than `length` at the end of the file. `touch`: this is an access, for atime.
+  /// bytes than `length` at the end of the file. It may reply: the file stays, though its last user
+  /// may be gone before `use` returns. `touch`: this is an access, for atime.
   /// Returns what `use` returns.
   int read(std::uint64_t ino, std::int64_t offset, std::size_t length,
            FunctionRef<int(std::span<const iovec>)> use, bool touch = true) noexcept;
@@ -222,5 +223,25 @@ std::size_t xattr_footprint(std::string_view name, std::string_view value) noexc
 std::size_t xattrs_footprint(const Inode &node) noexcept;
 /// As a mount with relatime: a first access after a change, or after a day.
 void touch_atime(Inode &node) noexcept;
+
+/// Keeps an inode while its name goes away, or whoever asked for something lets go of it: before the locks, so that they
+/// are given back first.
+class Store::Pin {
+ public:
+  explicit Pin(Store &store) noexcept : store_(store) {}
+  ~Pin() {
+    if (node_ != nullptr) store_.drop_refs(*node_, 1);
+  }
+  Pin(const Pin &) = delete;
+  Pin &operator=(const Pin &) = delete;
+  void hold(Inode &node) noexcept {
+    count_lookup(node);
+    node_ = &node;
+  }
+
+ private:
+  Store &store_;
+  Inode *node_ = nullptr;
+};
 
 }  // namespace efuse::fs::memfs

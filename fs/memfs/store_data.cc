@@ -155,6 +155,8 @@ int Store::read(std::uint64_t ino, std::int64_t offset, std::size_t length,
   Inode *node = table_.get(ino);
   if (const int error = file_error(node)) return error;
   if (offset < 0) return -EINVAL;
+  Pin pin(*this);
+  pin.hold(*node);
   int result;
   if (StripeLock::fits(length)) {
     const std::shared_lock content(node->content);

@@ -324,6 +324,25 @@ TEST_CASE("names: errors", "[store]") {
   CHECK(f.store.getattr(UINT64_MAX, st) == -ESTALE);
 }
 
+// The reply to a READ may be the last that its application waits for.
+TEST_CASE("memfs: a file that goes while it is read", "[memfs]") {
+  Fixture f;
+  const std::size_t length = GENERATE(std::size_t{100}, std::size_t{1} << 24);  // too many stripes: one lock
+  const auto before = f.space();
+  const auto file = f.make(kRoot, "f");
+  REQUIRE(f.write(file, 0, "content") == 7);
+  REQUIRE(f.store.read(file, 0, length, [&](std::span<const iovec> pieces) {
+    REQUIRE(f.store.unlink(kRoot, "f") == 0);
+    f.store.forget(file, 1);
+    CHECK(f.space().f_ffree == before.f_ffree - 1);
+    REQUIRE(pieces.size() == 1);
+    CHECK(std::string_view(static_cast<const char *>(pieces[0].iov_base), pieces[0].iov_len) == "content");
+    return 0;
+  }) == 0);
+  CHECK(f.space().f_ffree == before.f_ffree);
+  CHECK(f.space().f_bfree == before.f_bfree);
+}
+
 TEST_CASE("links, and the life of an inode", "[store]") {
   Fixture f;
   const std::uint64_t file = f.make(kRoot, "a");
