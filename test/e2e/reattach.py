@@ -90,11 +90,11 @@ class Client:
 
     def finish(self):
         end = time.monotonic() + LATE_S
-        while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+        while (ended := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
             assert time.monotonic() < end, f"{self.directory}: still in a call after {LATE_S} s: {where_is(self.pid)}"
             time.sleep(0.01)
-        error = self.clock.read(self.number)[3]
-        assert not error, f"{self.directory}: {error}"
+        error = self.clock.read(self.number)[3] or f"ended with {os.waitstatus_to_exitcode(ended[1])}"
+        assert ended[1] == 0, f"{self.directory}: {error}"
         self.check_log()
 
     def check_log(self):
