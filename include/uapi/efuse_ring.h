@@ -151,6 +151,82 @@ struct efuse_tune {
 	__u32 reserved[3];	/* must be 0 */
 };
 
+/*
+ * Fast paths: BPF programs (struct_ops efuse_fastpath_ops, see efuse/fastpath.bpf.h) that answer requests before
+ * they get to a ring. The module sees what changes through rings; what changes otherwise, it is told.
+ */
+#define EFUSE_FASTPATH_ABI	1u
+#define EFUSE_MAX_PROGRAMS	4u	/* of one attachment */
+
+enum {
+	EFUSE_CHANGE_NOW	= 0,	/* it has changed */
+	EFUSE_CHANGE_BEGIN	= 1,	/* only EFUSE_CHANGED_ALL: from here on ... */
+	EFUSE_CHANGE_END	= 2,	/* ... to here anything may change; they nest */
+};
+
+enum {
+	EFUSE_CHANGED_ALL	= 0,
+	EFUSE_CHANGED_NODE	= 1,	/* attributes, extended attributes, data */
+	EFUSE_CHANGED_NAME	= 2,	/* what `name` in the directory `nodeid` is */
+};
+
+struct efuse_change {
+	__u32 size;		/* sizeof(struct efuse_change) */
+	__u32 phase;		/* EFUSE_CHANGE_* */
+	__u32 what;		/* EFUSE_CHANGED_* */
+	__u32 name_len;		/* 1 ... 255 with EFUSE_CHANGED_NAME, else 0 */
+	__u64 nodeid;		/* 0 with EFUSE_CHANGED_ALL */
+	__u64 name;		/* address; need not be terminated */
+	__u64 reserved[2];	/* must be 0 */
+};
+
+/*
+ * A file that READs of a node may be answered from: opened for reading, on a
+ * filesystem that is not FUSE and not stacked on another. It replaces the one
+ * before; -1: none any more. Also gone with the node's last lookup.
+ */
+struct efuse_backing {
+	__u32 size;		/* sizeof(struct efuse_backing) */
+	__s32 fd;
+	__u64 nodeid;
+	__u64 reserved[2];	/* must be 0 */
+};
+
+/*
+ * Lookups that programs have answered, and that FORGETs will give back: the module takes them off FORGETs while
+ * it is attached. Before a detach, the daemon takes them over: each call moves up to `nr` of them to `credits`,
+ * and returns how many; 0: there are none left.
+ */
+struct efuse_credit {
+	__u64 nodeid;
+	__u64 nlookup;
+};
+
+struct efuse_credits {
+	__u32 size;		/* sizeof(struct efuse_credits) */
+	__u32 nr;		/* room in credits[] */
+	__u64 credits;		/* address of struct efuse_credit[nr] */
+	__u64 reserved[2];	/* must be 0 */
+};
+
+/* What one program of an attachment has done with requests of one opcode. */
+struct efuse_fastpath_count {
+	__u64 hits;		/* answered */
+	__u64 misses;		/* would have been, had it known the answer */
+	__u64 declines;		/* not for it to answer */
+	__u64 errors;		/* answered wrongly: the daemon was asked */
+};
+
+#define EFUSE_FASTPATH_OPCODES	64u
+
+struct efuse_fastpath_stats {
+	__u32 size;		/* sizeof(struct efuse_fastpath_stats) */
+	__u32 program;		/* in: 0 ... EFUSE_MAX_PROGRAMS - 1; -ENOENT: there is none at this place */
+	char name[16];		/* out: as the program calls itself */
+	__u64 reserved[2];	/* must be 0 */
+	struct efuse_fastpath_count count[EFUSE_FASTPATH_OPCODES];	/* out: by opcode */
+};
+
 #define EFUSE_IOC_TYPE		0xEF
 #define EFUSE_IOC_ATTACH	_IOWR(EFUSE_IOC_TYPE, 0, struct efuse_attach)
 #define EFUSE_IOC_ENTER		_IOW(EFUSE_IOC_TYPE, 1, struct efuse_enter)
@@ -162,6 +238,11 @@ struct efuse_tune {
 /* Make one ENTER of a ring (the argument) return, the next one if none sleeps; ~0u: one of each ring. */
 #define EFUSE_IOC_WAKE		_IO(EFUSE_IOC_TYPE, 4)
 #define EFUSE_IOC_TUNE		_IOW(EFUSE_IOC_TYPE, 5, struct efuse_tune)
+/* Fast paths; -ENOTCONN where not attached, EFUSE_IOC_CHANGE and _CREDITS do nothing where no program ever was. */
+#define EFUSE_IOC_CHANGE	_IOW(EFUSE_IOC_TYPE, 6, struct efuse_change)
+#define EFUSE_IOC_BACKING	_IOW(EFUSE_IOC_TYPE, 7, struct efuse_backing)	/* -ENOENT: no program ever was */
+#define EFUSE_IOC_CREDITS	_IOW(EFUSE_IOC_TYPE, 8, struct efuse_credits)
+#define EFUSE_IOC_FASTPATH_STATS _IOWR(EFUSE_IOC_TYPE, 9, struct efuse_fastpath_stats)
 
 /* ---- EFUSE_REGION_KERN ------------------------------------------------- */
 
@@ -351,6 +432,44 @@ EFUSE_AT(efuse_tune, spin_ns, 8);
 EFUSE_AT(efuse_tune, balance, 12);
 EFUSE_AT(efuse_tune, congestion, 16);
 EFUSE_AT(efuse_tune, reserved, 20);
+
+EFUSE_SIZE(efuse_change, 48);
+EFUSE_AT(efuse_change, size, 0);
+EFUSE_AT(efuse_change, phase, 4);
+EFUSE_AT(efuse_change, what, 8);
+EFUSE_AT(efuse_change, name_len, 12);
+EFUSE_AT(efuse_change, nodeid, 16);
+EFUSE_AT(efuse_change, name, 24);
+EFUSE_AT(efuse_change, reserved, 32);
+
+EFUSE_SIZE(efuse_backing, 32);
+EFUSE_AT(efuse_backing, size, 0);
+EFUSE_AT(efuse_backing, fd, 4);
+EFUSE_AT(efuse_backing, nodeid, 8);
+EFUSE_AT(efuse_backing, reserved, 16);
+
+EFUSE_SIZE(efuse_credit, 16);
+EFUSE_AT(efuse_credit, nodeid, 0);
+EFUSE_AT(efuse_credit, nlookup, 8);
+
+EFUSE_SIZE(efuse_credits, 32);
+EFUSE_AT(efuse_credits, size, 0);
+EFUSE_AT(efuse_credits, nr, 4);
+EFUSE_AT(efuse_credits, credits, 8);
+EFUSE_AT(efuse_credits, reserved, 16);
+
+EFUSE_SIZE(efuse_fastpath_count, 32);
+EFUSE_AT(efuse_fastpath_count, hits, 0);
+EFUSE_AT(efuse_fastpath_count, misses, 8);
+EFUSE_AT(efuse_fastpath_count, declines, 16);
+EFUSE_AT(efuse_fastpath_count, errors, 24);
+
+EFUSE_SIZE(efuse_fastpath_stats, 2088);
+EFUSE_AT(efuse_fastpath_stats, size, 0);
+EFUSE_AT(efuse_fastpath_stats, program, 4);
+EFUSE_AT(efuse_fastpath_stats, name, 8);
+EFUSE_AT(efuse_fastpath_stats, reserved, 24);
+EFUSE_AT(efuse_fastpath_stats, count, 40);
 
 EFUSE_SIZE(efuse_ring_info, 128);
 EFUSE_AT(efuse_ring_info, magic, 0);

@@ -21,6 +21,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 #if defined(CONFIG_PREEMPT_RT) || (defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU))
@@ -453,6 +454,15 @@ void efuse_conn_free(struct efuse_conn *ec)
 {
 	if (ec->attached) {
 		synchronize_rcu_tasks();
+		if (ec->fastpath) {
+			/*
+			 * Who has slept meanwhile reads a backing file, and goes on in our code without
+			 * sleeping again; work items go on to the stock path.
+			 */
+			efuse_fastpath_synchronize();
+			synchronize_rcu_tasks();
+		}
+		efuse_fastpath_free(ec);
 		mutex_lock(&efuse_attach_mutex);
 		if (READ_ONCE(ec->fiq->priv) == ec)	/* not attached anew meanwhile */
 			WRITE_ONCE(ec->fiq->priv, NULL);

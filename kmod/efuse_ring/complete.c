@@ -9,6 +9,7 @@
 #include <linux/sched.h>
 #include <linux/wait.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 #define EFUSE_COMMIT_BATCH	64
@@ -88,6 +89,7 @@ static void efuse_take_large_reply(struct efuse_ring *ring, struct fuse_req *req
 void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requester)
 {
 	struct fuse_pqueue *fpq = efuse_pq(ring);
+	struct efuse_fastpath *fp = efuse_fastpath_of(ring->ec);
 	struct efuse_slot *s = &ring->slots[slot];
 	int was = efuse_slot_word(gen, EFUSE_SLOT_INFLIGHT);
 	struct efuse_reply reply;
@@ -104,7 +106,7 @@ void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requeste
 	if (!req) {	/* aborted, resent or queued again */
 		spin_unlock(&fpq->lock);
 		atomic64_inc(&ring->stale);
-		efuse_put(ring, slot);
+		efuse_give_back(ring, slot);
 		return;
 	}
 	clear_bit(FR_SENT, &req->flags);
@@ -122,8 +124,10 @@ void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requeste
 	else
 		ring->done_enter++;
 	spin_unlock(&fpq->lock);
+	if (fp)
+		efuse_fastpath_done(fp, s, req, reply.body);
 	/* First the slot: ending a background request may send the next one. */
-	efuse_put(ring, slot);
+	efuse_give_back(ring, slot);
 	fuse_request_end(req);
 }
 

@@ -9,12 +9,6 @@
 
 #include "ring.h"
 
-struct efuse_page_piece {
-	struct page *page;
-	unsigned int offset;
-	unsigned int len;
-};
-
 #ifdef EFUSE_HAVE_FUSE_ARGS_PAGES_FOLIOS
 static struct efuse_page_piece efuse_folio_piece(struct fuse_args_pages *ap, unsigned int i)
 {
@@ -25,7 +19,7 @@ static struct efuse_page_piece efuse_folio_piece(struct fuse_args_pages *ap, uns
 #endif
 
 /* The i-th piece of a request's data; pieces of a folio may span its pages. */
-static bool efuse_piece(struct fuse_args_pages *ap, unsigned int i, struct efuse_page_piece *piece)
+bool efuse_piece(struct fuse_args_pages *ap, unsigned int i, struct efuse_page_piece *piece)
 {
 #ifdef EFUSE_HAVE_FUSE_ARGS_PAGES_USES_FOLIOS
 	if (ap->uses_folios) {
@@ -172,6 +166,104 @@ int efuse_copy_out(struct fuse_req *req, const void *body, u32 len)
 		else
 			memcpy(arg->value, body, arg->size);
 		body += arg->size;
+	}
+	return 0;
+}
+
+/* Bytes of a reply's pages from `off`, copied one way or the other. Returns how many there were. */
+static u32 efuse_body_pages(struct fuse_args_pages *ap, struct efuse_cursor *at, u32 off, void *buf, u32 len, bool write)
+{
+	struct efuse_page_piece piece;
+	u32 done = 0;
+
+	if (off < at->off)
+		*at = (struct efuse_cursor) {};
+	for (; done < len && efuse_piece(ap, at->piece, &piece); at->piece++, at->off += piece.len) {
+		u32 in_piece = off + done - at->off;
+		u32 n;
+
+		if (in_piece >= piece.len)
+			continue;
+		n = min(len - done, piece.len - in_piece);
+		if (piece.page)
+			efuse_copy_piece(piece.page, piece.offset + in_piece, buf + done, n, write);
+		else if (!write)
+			memset(buf + done, 0, n);
+		done += n;
+		if (in_piece + n < piece.len)
+			break;	/* the cursor stays on it */
+	}
+	return done;
+}
+
+static u32 efuse_body(struct fuse_req *req, struct efuse_cursor *at, u32 off, void *buf, u32 len, bool write)
+{
+	struct fuse_args *args = req->args;
+	u32 start = 0, done = 0;
+	unsigned int i;
+
+	for (i = 0; i < args->out_numargs && done < len; i++) {
+		struct fuse_arg *arg = &args->out_args[i];
+		u32 in_arg = off + done - start, n;
+
+		if (in_arg < arg->size) {
+			n = min(len - done, arg->size - in_arg);
+			if (i == args->out_numargs - 1 && args->out_pages)
+				n = efuse_body_pages(container_of(args, struct fuse_args_pages, args), at, in_arg,
+						     buf + done, n, write);
+			else if (write)
+				memcpy(arg->value + in_arg, buf + done, n);
+			else
+				memcpy(buf + done, arg->value + in_arg, n);
+			done += n;
+		}
+		start += arg->size;
+	}
+	return done;
+}
+
+/* Part of a reply, anywhere in what the request has room for. Returns the bytes that fitted. */
+u32 efuse_body_write(struct fuse_req *req, struct efuse_cursor *at, u32 off, const void *from, u32 len)
+{
+	return efuse_body(req, at, off, (void *)from, len, true);
+}
+
+u32 efuse_body_read(struct fuse_req *req, struct efuse_cursor *at, u32 off, void *to, u32 len)
+{
+	return efuse_body(req, at, off, to, len, false);
+}
+
+/* The reply that was written is `len` bytes long. -EINVAL: not a length this request takes. */
+int efuse_body_end(struct fuse_req *req, u32 len)
+{
+	struct fuse_args *args = req->args;
+	u32 want = fuse_len_args(args->out_numargs, args->out_args);
+	struct efuse_page_piece piece;
+	struct fuse_args_pages *ap;
+	struct fuse_arg *last;
+	u32 start = 0;
+	unsigned int i;
+
+	if (len > want || (len < want && !args->out_argvar))
+		return -EINVAL;
+	if (len == want)
+		return 0;
+	last = &args->out_args[args->out_numargs - 1];
+	if (want - len > last->size)
+		return -EINVAL;
+	last->size -= want - len;
+	if (!args->out_pages || !args->page_zeroing)
+		return 0;
+	ap = container_of(args, struct fuse_args_pages, args);
+	for (i = 0; efuse_piece(ap, i, &piece); start += piece.len, i++) {
+		u32 keep = last->size > start ? min(last->size - start, piece.len) : 0;
+
+		if (!piece.page || keep == piece.len)
+			continue;
+		piece.offset += keep;
+		piece.len -= keep;
+		efuse_zero_piece(&piece);
+		piece.len += keep;
 	}
 	return 0;
 }

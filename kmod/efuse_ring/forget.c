@@ -3,6 +3,7 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 /* Room by the daemon's own account of its head; a wrong one loses it entries. */
@@ -32,11 +33,27 @@ static bool efuse_push_forget(struct efuse_ring *ring, u64 nodeid, u64 nlookup)
 	return ok;
 }
 
+/* The daemon is told of its own lookups only. false: there are none among these. */
+static bool efuse_forget_fast(struct efuse_fastpath *fp, struct fuse_forget_one *one)
+{
+	one->nlookup = efuse_node_forget(&fp->nodes, one->nodeid, one->nlookup);
+	if (!one->nlookup)
+		return false;
+	/* It may be the last: what is remembered of this node must not be taken for the next one of its number. */
+	efuse_changed(&fp->changes, EFUSE_ATTR, one->nodeid, 0);
+	efuse_changed(&fp->changes, EFUSE_DATA, one->nodeid, EFUSE_DATA_WHOLE);
+	return true;
+}
+
 void efuse_send_forget(struct fuse_iqueue *fiq, struct fuse_forget_link *forget)
 {
 	struct efuse_conn *ec = efuse_conn_of(fiq);
 	struct efuse_ring *ring = efuse_ring_aside(ec);
 
+	if (efuse_fastpath_of(ec) && !efuse_forget_fast(efuse_fastpath_of(ec), &forget->forget_one)) {
+		kfree(forget);
+		return;
+	}
 	if (READ_ONCE(ec->draining) ||
 	    !efuse_push_forget(ring, forget->forget_one.nodeid, forget->forget_one.nlookup)) {
 		ec->stock->send_forget(fiq, forget);

@@ -9,6 +9,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 struct workqueue_struct *efuse_wq;
@@ -146,6 +147,23 @@ static long efuse_wake(struct efuse_conn *ec, u32 index)
 	return 0;
 }
 
+/* What only an attached descriptor does. */
+static bool efuse_knows(unsigned int cmd)
+{
+	switch (cmd) {
+	case EFUSE_IOC_DRAIN:
+	case EFUSE_IOC_DETACH:
+	case EFUSE_IOC_WAKE:
+	case EFUSE_IOC_TUNE:
+	case EFUSE_IOC_CHANGE:
+	case EFUSE_IOC_BACKING:
+	case EFUSE_IOC_CREDITS:
+	case EFUSE_IOC_FASTPATH_STATS:
+		return true;
+	}
+	return false;
+}
+
 static long efuse_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct efuse_conn *ec = file->private_data;
@@ -157,8 +175,7 @@ static long efuse_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return efuse_attach(ec, (void __user *)arg);
 	}
 	if (!smp_load_acquire(&ec->attached))
-		return cmd == EFUSE_IOC_DRAIN || cmd == EFUSE_IOC_DETACH || cmd == EFUSE_IOC_WAKE ||
-		       cmd == EFUSE_IOC_TUNE ? -ENOTCONN : -ENOTTY;
+		return efuse_knows(cmd) ? -ENOTCONN : -ENOTTY;
 	switch (cmd) {
 	case EFUSE_IOC_DRAIN:
 		return efuse_drain(ec);
@@ -169,6 +186,14 @@ static long efuse_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return arg <= U32_MAX ? efuse_wake(ec, arg) : -EINVAL;
 	case EFUSE_IOC_TUNE:
 		return efuse_tune(ec, (void __user *)arg);
+	case EFUSE_IOC_CHANGE:
+		return efuse_fastpath_change(ec, (void __user *)arg);
+	case EFUSE_IOC_BACKING:
+		return efuse_fastpath_backing(ec, (void __user *)arg);
+	case EFUSE_IOC_CREDITS:
+		return efuse_fastpath_credits(ec, (void __user *)arg);
+	case EFUSE_IOC_FASTPATH_STATS:
+		return efuse_fastpath_stats(ec, (void __user *)arg);
 	}
 	return -ENOTTY;
 }
@@ -178,7 +203,7 @@ static void efuse_fdinfo(struct seq_file *m, struct file *file)
 	efuse_show_fdinfo(m, file->private_data);
 }
 
-static const struct file_operations efuse_fops = {
+const struct file_operations efuse_fops = {
 	.owner = THIS_MODULE,
 	.open = efuse_open,
 	.release = efuse_release,
@@ -203,9 +228,15 @@ static int __init efuse_init(void)
 	efuse_wq = alloc_workqueue("efuse_ring", WQ_UNBOUND, 0);
 	if (!efuse_wq)
 		return -ENOMEM;
-	err = misc_register(&efuse_device);
+	err = efuse_fastpath_init();
 	if (err)
-		destroy_workqueue(efuse_wq);
+		goto err_wq;
+	err = misc_register(&efuse_device);
+	if (!err)
+		return 0;
+	efuse_fastpath_exit();
+err_wq:
+	destroy_workqueue(efuse_wq);
 	return err;
 }
 
@@ -214,6 +245,7 @@ static void __exit efuse_exit(void)
 {
 	misc_deregister(&efuse_device);
 	destroy_workqueue(efuse_wq);
+	efuse_fastpath_exit();
 }
 
 module_init(efuse_init);

@@ -30,10 +30,12 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "changes.h"
 #include "efuse_ring.h"		/* the contract */
 #include "fuse_layout.h"	/* generated from the target kernel's BTF */
 
 struct efuse_conn;
+struct fuse_args_pages;
 struct seq_file;
 struct vm_area_struct;
 
@@ -69,6 +71,7 @@ struct efuse_slot {
 	bool background;	/* protected by ring->lock */
 	u32 pending_at;		/* index of its pending entry; protected by fpq->lock */
 	struct list_head deferred;	/* protected by fpq->lock */
+	struct efuse_effects effects;	/* of the request; ended when the slot is given back */
 };
 
 /* Whether looking longer has paid lately: after n failures in a row one chance in 2^n is taken. */
@@ -143,6 +146,7 @@ struct efuse_conn {
 	struct efuse_ring *rings;
 	struct efuse_cpu_rings *cpu_rings;	/* nr_cpu_ids entries */
 	struct efuse_cpu __percpu *cpu;
+	struct efuse_fastpath *fastpath;	/* since the first program; NULL: none ever */
 	struct user_struct *user;		/* charged for locked_pages; NULL: nobody is */
 	unsigned long locked_pages;
 	struct work_struct free_work;
@@ -205,6 +209,7 @@ long efuse_drain(struct efuse_conn *ec);
 void efuse_detach(struct efuse_conn *ec);
 void efuse_conn_free(struct efuse_conn *ec);
 extern const struct fuse_iqueue_ops efuse_fiq_ops;
+extern const struct file_operations efuse_fops;
 extern struct workqueue_struct *efuse_wq;
 
 /* pool.c */
@@ -213,12 +218,28 @@ void efuse_put(struct efuse_ring *ring, u32 slot);
 int efuse_take_payload(struct efuse_ring *ring, u32 slot, u32 pay_bytes);
 
 /* copy.c */
+struct efuse_page_piece {
+	struct page *page;
+	unsigned int offset;
+	unsigned int len;
+};
+bool efuse_piece(struct fuse_args_pages *ap, unsigned int i, struct efuse_page_piece *piece);
 void efuse_copy_in(struct fuse_req *req, void *head, void *last);
 int efuse_copy_out(struct fuse_req *req, const void *body, u32 len);
+/* Where the last access to a reply's pages was, so that the next one need not count from the first. */
+struct efuse_cursor {
+	u32 piece;
+	u32 off;	/* of that piece in the pages */
+};
+u32 efuse_body_write(struct fuse_req *req, struct efuse_cursor *at, u32 off, const void *from, u32 len);
+u32 efuse_body_read(struct fuse_req *req, struct efuse_cursor *at, u32 off, void *to, u32 len);
+int efuse_body_end(struct fuse_req *req, u32 len);
 
 /* submit.c */
 struct efuse_conn *efuse_conn_of(struct fuse_iqueue *fiq);
 void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req);
+bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req, struct efuse_effects *effects);
+void efuse_give_back(struct efuse_ring *ring, u32 slot);
 void efuse_fill_deferred(struct efuse_ring *ring);
 
 /* balance.c */
@@ -227,6 +248,8 @@ struct efuse_ring *efuse_ring_aside(struct efuse_conn *ec);
 struct efuse_ring *efuse_balance(struct efuse_conn *ec);
 
 /* wait.c */
+bool efuse_worth_trying(struct efuse_backoff *b);
+void efuse_tried(struct efuse_backoff *b, bool paid);
 bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
 int efuse_worker_wait(struct efuse_ring *ring, const struct efuse_enter *e);

@@ -2,6 +2,7 @@
 /* What the rings did: in the shared header for the daemon, in fdinfo for people. */
 #include <linux/seq_file.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 static void efuse_read_stats(struct efuse_ring *ring, struct efuse_ring_stats *st)
@@ -54,6 +55,13 @@ static void efuse_show_ring(struct seq_file *m, struct efuse_ring *ring)
 		   st.interrupts, st.moved);
 }
 
+static void efuse_show_fastpath(struct seq_file *m, struct efuse_fastpath *fp)
+{
+	seq_printf(m, "efuse-fastpath:\tmembers=%#llx nodes=%d changes=%lld all_busy=%d\n", READ_ONCE(fp->members),
+		   atomic_read(&fp->nodes.nr), (long long)atomic64_read(&fp->changes.count),
+		   atomic_read(&fp->changes.all.busy));
+}
+
 /* /proc/PID/fdinfo/FD of /dev/efuse. Tail and head of each ring, in that order. */
 void efuse_show_fdinfo(struct seq_file *m, struct efuse_conn *ec)
 {
@@ -66,5 +74,7 @@ void efuse_show_fdinfo(struct seq_file *m, struct efuse_conn *ec)
 		   READ_ONCE(ec->balance), READ_ONCE(ec->congestion));
 	for (i = 0; ec->attached && i < ec->nr_rings; i++)
 		efuse_show_ring(m, &ec->rings[i]);
+	if (ec->fastpath)
+		efuse_show_fastpath(m, ec->fastpath);
 	mutex_unlock(&ec->lock);
 }

@@ -9,6 +9,7 @@
 #include <linux/sched/stat.h>
 #include <linux/timekeeping.h>
 
+#include "fastpath.h"
 #include "ring.h"
 
 struct efuse_sizes {
@@ -65,7 +66,7 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 
 /* The slot is ours alone until it is published. */
 static void efuse_prepare(struct efuse_ring *ring, u32 slot, struct fuse_req *req,
-			  const struct efuse_sizes *sz, bool spin)
+			  const struct efuse_sizes *sz, const struct efuse_effects *effects, bool spin)
 {
 	struct efuse_slot *s = &ring->slots[slot];
 	struct efuse_slot_in *in = efuse_in(ring, slot);
@@ -80,6 +81,7 @@ static void efuse_prepare(struct efuse_ring *ring, u32 slot, struct fuse_req *re
 	s->in_pay = sz->in_pay;
 	s->out_pay = sz->out_pay;
 	s->out_cap = sz->out;
+	s->effects = *effects;
 	req->in.h.unique = s->unique;
 
 	WRITE_ONCE(in->need_commit, !spin);	/* the daemon may still look at the slot's last use */
@@ -164,8 +166,19 @@ static void efuse_count_stock(struct efuse_ring *ring, int err)
 		atomic64_inc(&ring->to_stock_pool);
 }
 
-/* false: it belongs on the stock path. */
-static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
+/* What a request on this slot has changed, it has changed by now; its place is free. */
+void efuse_give_back(struct efuse_ring *ring, u32 slot)
+{
+	struct efuse_effects *effects = &ring->slots[slot].effects;
+	u64 stamp;
+
+	if (effects->nr || effects->all)
+		efuse_effects_end(&ring->ec->fastpath->changes, effects, &stamp);
+	efuse_put(ring, slot);
+}
+
+/* false: it belongs on the stock path, and its effects are still the caller's. */
+bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req, struct efuse_effects *effects)
 {
 	struct efuse_sizes sz;
 	struct efuse_ring *ring;
@@ -192,7 +205,7 @@ static bool efuse_submit(struct efuse_conn *ec, struct fuse_req *req)
 	}
 	if (slot < 0)
 		goto err_count;
-	efuse_prepare(ring, slot, req, &sz, spin);
+	efuse_prepare(ring, slot, req, &sz, effects, spin);
 	gen = ring->slots[slot].gen;
 	if (!defer)
 		efuse_fill(ring, slot, req);
@@ -213,11 +226,23 @@ err_count:
 void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct efuse_conn *ec = efuse_conn_of(fiq);
+	struct efuse_fastpath *fp = efuse_fastpath_of(ec);
+	struct efuse_effects effects = {};
+	u64 stamp;
 
 	/* DESTROY ends the connection that the rings live on; replies to notifications are not requests. */
-	if (!test_bit(FR_ISREPLY, &req->flags) || req->in.h.opcode == FUSE_DESTROY ||
-	    READ_ONCE(ec->draining) || !efuse_submit(ec, req))
+	if (!test_bit(FR_ISREPLY, &req->flags) || req->in.h.opcode == FUSE_DESTROY || READ_ONCE(ec->draining)) {
 		ec->stock->send_req(fiq, req);
+		return;
+	}
+	if (fp && efuse_fastpath_send(fp, req, &effects))
+		return;
+	if (efuse_submit(ec, req, &effects))
+		return;
+	/* From here on it is the daemon who tells of changes: EFUSE_CHANGE_BEGIN. */
+	if (fp)
+		efuse_effects_end(&fp->changes, &effects, &stamp);
+	ec->stock->send_req(fiq, req);
 }
 
 static u32 efuse_next_deferred(struct efuse_ring *ring)
@@ -261,7 +286,7 @@ static void efuse_fill_one(struct efuse_ring *ring, u32 slot)
 	if (!req) {	/* aborted or resent meanwhile */
 		efuse_not_deferred(ring);
 		spin_unlock(&fpq->lock);
-		efuse_put(ring, slot);
+		efuse_give_back(ring, slot);
 		return;
 	}
 	clear_bit(FR_SENT, &req->flags);
@@ -287,13 +312,13 @@ static void efuse_fill_one(struct efuse_ring *ring, u32 slot)
 		if (!test_bit(FR_PRIVATE, &req->flags))
 			list_del_init(&req->list);
 		spin_unlock(&fpq->lock);
-		efuse_put(ring, slot);
+		efuse_give_back(ring, slot);
 		fuse_request_end(req);
 		return;
 	}
 	list_move(&req->list, &requeue);
 	spin_unlock(&fpq->lock);
-	efuse_put(ring, slot);
+	efuse_give_back(ring, slot);
 	efuse_requeue(ring->ec, &requeue, false);
 }
 
@@ -315,7 +340,7 @@ static void efuse_to_stock(struct efuse_ring *ring, u32 slot)
 		list_move(&req->list, &requeue);
 	efuse_not_deferred(ring);
 	spin_unlock(&fpq->lock);
-	efuse_put(ring, slot);
+	efuse_give_back(ring, slot);
 	atomic64_inc(&ring->to_stock_pool);
 	efuse_requeue(ring->ec, &requeue, false);
 }

@@ -15,7 +15,7 @@
 #define EFUSE_SPIN_FACTOR	4	/* budget: so many times what the spins that paid took */
 #define EFUSE_SPIN_MIN_NS	5000u
 
-static bool efuse_worth_trying(struct efuse_backoff *b)
+bool efuse_worth_trying(struct efuse_backoff *b)
 {
 	u32 skip = READ_ONCE(b->skip);
 
@@ -24,7 +24,7 @@ static bool efuse_worth_trying(struct efuse_backoff *b)
 	return !skip;
 }
 
-static void efuse_tried(struct efuse_backoff *b, bool paid)
+void efuse_tried(struct efuse_backoff *b, bool paid)
 {
 	u32 fails = paid ? 0 : min(READ_ONCE(b->fails) + 1, EFUSE_BACKOFF_MAX);
 
