@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Backing files for FOPEN_PASSTHROUGH. They belong to the connection, not to a
-// request or a transport: two ioctls of /dev/fuse.
+// request or a transport: two ioctls of /dev/fuse. And those that fast paths read from.
+#include "changes.hh"
 #include "protocol.hh"
 #include "request.hh"
 #include "session_core.hh"
@@ -31,5 +32,16 @@ int fuse_passthrough_close(fuse_req_t req, int backing_id) {
 }
 
 void efuse_reply_backing(fuse_req_t req, int backing_id) { req->backing_id = backing_id; }
+
+int efuse_fastpath_open(struct fuse_session *se, fuse_ino_t ino, int fd) {
+  if (!se || fd < 0) return -EINVAL;
+  auto *listener = efuse::from_handle(se)->changes.load(std::memory_order_acquire);
+  return listener ? listener->add_backing(ino, fd) : -EOPNOTSUPP;
+}
+
+void efuse_fastpath_close(struct fuse_session *se, fuse_ino_t ino) {
+  if (!se) return;
+  if (auto *listener = efuse::from_handle(se)->changes.load(std::memory_order_acquire)) listener->remove_backing(ino);
+}
 
 }  // extern "C"

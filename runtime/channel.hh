@@ -33,6 +33,9 @@ class Channel {
   /// Let go of a request that has no reply (FORGET, BATCH_FORGET, INTERRUPT, NOTIFY_REPLY).
   virtual void drop(fuse_req &req) noexcept = 0;
 
+  /// true: the rings' module does not see what comes this way, and is to be told what it changes (changes.hh).
+  [[nodiscard]] virtual bool unseen() const noexcept { return false; }
+
   /// Counters and histograms of this channel.
   virtual ChannelStats &stats() noexcept = 0;
 };

@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 extern char **environ;
@@ -66,6 +67,20 @@ std::optional<std::uint64_t> number_in(const Key &key, const toml::node &node) {
   return std::nullopt;
 }
 
+std::optional<std::uint64_t> seconds_in(const toml::node &node) {
+  if (const auto *text = node.as_string())
+    return text->get() == "filesystem" ? std::optional(kValidAsOffered)
+           : text->get() == "inf"      ? std::optional(kValidForever)
+                                       : std::nullopt;
+  const auto seconds = node.as_integer() ? std::optional(static_cast<double>(node.as_integer()->get()))
+                       : node.as_floating_point() ? std::optional(node.as_floating_point()->get())
+                                                  : std::nullopt;
+  if (!seconds || std::isnan(*seconds) || *seconds < 0) return std::nullopt;
+  if (std::isinf(*seconds)) return kValidForever;
+  if (*seconds > static_cast<double>(kMaxValidNs) / 1e9) return std::nullopt;
+  return std::min(static_cast<std::uint64_t>(std::llround(*seconds * 1e9)), kMaxValidNs);
+}
+
 std::optional<std::uint64_t> value_in(const Key &key, const toml::node &node) {
   switch (key.kind) {
     case Key::Kind::flag:
@@ -77,6 +92,10 @@ std::optional<std::uint64_t> value_in(const Key &key, const toml::node &node) {
       if (it == key.choices.end()) return std::nullopt;
       return static_cast<std::uint64_t>(it - key.choices.begin());
     }
+    case Key::Kind::names:
+      return node.as_string() ? parse_names(node.as_string()->get(), key.choices) : std::nullopt;
+    case Key::Kind::seconds:
+      return seconds_in(node);
     default:
       return number_in(key, node);
   }

@@ -19,6 +19,16 @@ enum class Placement {
   none,       // workers are not pinned
 };
 
+/// Bits of Config::fastpath_programs: a set.
+inline constexpr std::uint32_t kFastpathMetadata = 1u << 0;
+inline constexpr std::uint32_t kFastpathRead = 1u << 1;
+inline constexpr std::uint32_t kFastpathOwn = 1u << 2;
+enum class FastpathRead { adaptive, blocks, backing };
+/// Of Config::fastpath_valid_ns.
+inline constexpr std::uint64_t kValidAsOffered = UINT64_MAX;
+inline constexpr std::uint64_t kValidForever = UINT64_MAX - 1;
+inline constexpr std::uint64_t kMaxValidNs = 3'600'000'000'000'000'000;  // a century, and some
+
 enum class Balance { local, round_robin, random, least_loaded };  // values as EFUSE_BALANCE_*
 
 struct Config {
@@ -51,6 +61,13 @@ struct Config {
   // [placement]
   Placement placement = Placement::neighbour;  // policy = "neighbour"|"home"|"none"
   std::vector<unsigned> cpus;               // cpus = "0-3,8" or [0,1,2,3,8]; empty: all this process may use
+
+  // [fastpath]: BPF programs that answer in the kernel, where the filesystem offers it
+  std::uint32_t fastpath_programs = 0;      // programs = "metadata,read,own" in any choice, or "none"
+  std::uint32_t fastpath_entries = 32768;   // files to remember, 64 ... 16777216
+  std::uint32_t fastpath_blocks_mib = 64;   // of data to remember, 1 ... 16384
+  std::uint64_t fastpath_valid_ns = kValidAsOffered;  // valid = seconds, "inf" or "filesystem"
+  FastpathRead fastpath_read = FastpathRead::adaptive;  // read = "adaptive"|"blocks"|"backing"
 
   // [dev]
   std::uint32_t dev_threads = 0;            // dev.threads: readers without rings; 0: one per usable CPU, at least 2

@@ -51,6 +51,12 @@ constexpr Key choice(std::string_view section, std::string_view name,
   return {section, name,        Kind::choice, doc, Rule::any, 0, choices.size() - 1,
           choices, false, get<Member>, set<Member>};
 }
+template <auto Member>
+constexpr Key names(std::string_view section, std::string_view name, std::span<const std::string_view> choices,
+                    std::string_view doc) {
+  return {section, name,        Kind::names, doc, Rule::any, 0, (1ull << choices.size()) - 1,
+          choices, false, get<Member>, set<Member>};
+}
 /// A key that may change while mounted.
 constexpr Key live(Key key) {
   key.live = true;
@@ -65,6 +71,11 @@ static_assert(static_cast<int>(Balance::least_loaded) == kBalances.size() - 1);
 static_assert(static_cast<int>(Balance::least_loaded) == EFUSE_BALANCE_LEAST_LOADED);
 constexpr std::array<std::string_view, 3> kPlacements{"neighbour", "home", "none"};
 static_assert(static_cast<int>(Placement::none) == kPlacements.size() - 1);
+// By bit.
+constexpr std::array<std::string_view, 3> kFastpaths{"metadata", "read", "own"};
+static_assert(kFastpathOwn == 1u << (kFastpaths.size() - 1));
+constexpr std::array<std::string_view, 3> kFastpathReads{"adaptive", "blocks", "backing"};
+static_assert(static_cast<int>(FastpathRead::backing) == kFastpathReads.size() - 1);
 
 constexpr std::array kSections{
     Section{"session", "the mount and what is negotiated with the kernel"},
@@ -73,6 +84,7 @@ constexpr std::array kSections{
             "how long each end looks before it sleeps; durations are nanoseconds or \"50us\", \"1ms\""},
     Section{"balance", "where background requests go"},
     Section{"placement", "which CPU serves which"},
+    Section{"fastpath", "what BPF programs answer in the kernel, over rings, where the filesystem offers it"},
     Section{"dev", "readers of /dev/fuse"},
     Section{"stats", "what `efuse stat` shows"},
 };
@@ -129,6 +141,19 @@ constexpr std::array kKeys{
                                "neighbour: requesters spin for a ring on a CPU close by; home: only for "
                                "their own; none: no pinning"),
     Key{"placement", "cpus", Kind::cpus, "CPUs for workers; empty: all that this process may use"},
+
+    live(names<&Config::fastpath_programs>(
+        "fastpath", "programs", kFastpaths,
+        "metadata: names, attributes, links, xattrs; read: data; own: the filesystem's own, also with the others")),
+    live(number<&Config::fastpath_entries>("fastpath", "entries", Kind::count, Rule::any, 64, 1u << 24,
+                                           "files whose metadata is remembered")),
+    live(number<&Config::fastpath_blocks_mib>("fastpath", "blocks_mib", Kind::count, Rule::any, 1, 16384,
+                                              "MiB of data that are remembered")),
+    live(number<&Config::fastpath_valid_ns>(
+        "fastpath", "valid", Kind::seconds, Rule::any, 0, kMaxValidNs,
+        "how long an answer may be given again; inf: until it changes; filesystem: as that says")),
+    live(choice<&Config::fastpath_read>("fastpath", "read", kFastpathReads,
+                                        "where read answers from; adaptive: what has been faster of late")),
 
     number<&Config::dev_threads>(
         "dev", "threads", Kind::count, Rule::any, 0, kMaxDevThreads,
@@ -221,6 +246,10 @@ std::string Key::expected() const {
       return "true or false";
     case Kind::choice:
       return join_choices(choices);
+    case Kind::names:
+      return fmt::format("\"none\" or some of {}, with commas between", join_choices(choices));
+    case Kind::seconds:
+      return "seconds, \"inf\" or \"filesystem\"";
     case Kind::cpus:
       return "a list of CPUs such as \"0-3,8\" or [0, 1, 2, 3, 8]";
     default:
@@ -241,6 +270,7 @@ std::string Key::expected() const {
 }
 
 bool Key::allows(std::uint64_t value) const noexcept {
+  if (kind == Kind::seconds && (value == kValidForever || value == kValidAsOffered)) return true;
   if (value < min || value > max) return false;
   if (rule == Rule::power_of_two) return std::has_single_bit(value);
   return rule != Rule::pages || value % page_size() == 0;
@@ -254,6 +284,12 @@ std::string Key::value_toml(const Config &config) const {
       return value ? "true" : "false";
     case Kind::choice:
       return fmt::format("\"{}\"", choices[value]);
+    case Kind::names:
+      return fmt::format("\"{}\"", format_names(value, choices));
+    case Kind::seconds:
+      return value == kValidForever     ? "\"inf\""
+             : value == kValidAsOffered ? "\"filesystem\""
+                                        : format_seconds(value);
     case Kind::bytes: {
       const std::string text = format_bytes(value);
       return std::isdigit(static_cast<unsigned char>(text.back())) ? text : fmt::format("\"{}\"", text);
@@ -292,6 +328,33 @@ std::optional<std::vector<unsigned>> parse_cpu_list(std::string_view text) {
   std::sort(cpus.begin(), cpus.end());
   cpus.erase(std::unique(cpus.begin(), cpus.end()), cpus.end());
   return cpus;
+}
+
+std::optional<std::uint64_t> parse_names(std::string_view text, std::span<const std::string_view> choices) noexcept {
+  std::uint64_t bits = 0;
+  text = trim(text);
+  if (text == "none") return 0;
+  for (;;) {
+    const auto comma = text.find(',');
+    const auto found = std::find(choices.begin(), choices.end(), trim(text.substr(0, comma)));
+    if (found == choices.end()) return std::nullopt;
+    bits |= 1ull << (found - choices.begin());
+    if (comma == text.npos) return bits;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+std::string format_names(std::uint64_t bits, std::span<const std::string_view> choices) {
+  std::string out;
+  for (std::size_t i = 0; i < choices.size(); ++i)
+    if (bits >> i & 1) out += fmt::format("{}{}", out.empty() ? "" : ",", choices[i]);
+  return out.empty() ? "none" : out;
+}
+
+std::string format_seconds(std::uint64_t ns) {
+  std::string out = fmt::format("{}.{:09}", ns / 1'000'000'000, ns % 1'000'000'000);
+  while (out.back() == '0' && out[out.size() - 2] != '.') out.pop_back();
+  return out;
 }
 
 std::string format_bytes(std::uint64_t bytes) {

@@ -22,6 +22,8 @@ struct Key {
     ns,      // an integer or a string such as "50us"
     flag,    // true or false
     choice,  // one of `choices`
+    names,   // some of `choices` with commas between, or "none"; as a number: bit n is choice n
+    seconds, // a number, "inf" or "filesystem"; as a number: nanoseconds, kValidForever, kValidAsOffered
     cpus,    // "0-3,8" or [0, 1, 2, 3, 8]
   };
   enum class Rule { any, power_of_two, pages };
@@ -69,6 +71,12 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) noexcept;
 std::optional<std::uint64_t> parse_duration(std::string_view text) noexcept;
 /// "0-3,8": sorted and without repetition; empty text is an empty list.
 std::optional<std::vector<unsigned>> parse_cpu_list(std::string_view text);
+/// "metadata,read": the bits of those `choices`; "none": 0.
+std::optional<std::uint64_t> parse_names(std::string_view text, std::span<const std::string_view> choices) noexcept;
+/// The inverse.
+std::string format_names(std::uint64_t bits, std::span<const std::string_view> choices);
+/// Nanoseconds as seconds: "1.5".
+std::string format_seconds(std::uint64_t ns);
 /// The largest unit that leaves no remainder: "8MiB", "1000".
 std::string format_bytes(std::uint64_t bytes);
 std::string format_duration(std::uint64_t ns);

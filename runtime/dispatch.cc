@@ -7,7 +7,9 @@
 // be in use for another request: nothing here touches it after the call.
 #include "dispatch.hh"
 
+#include "changes.hh"
 #include "convert.hh"
+#include "forget.hh"
 #include "init.hh"
 #include "notify.hh"
 #include "parse.hh"
@@ -15,6 +17,7 @@
 #include "reply.hh"
 #include "session_core.hh"
 
+#include <fcntl.h>
 #include <sys/file.h>
 #include <sys/statvfs.h>
 
@@ -162,73 +165,16 @@ bool do_statfs(fuse_req &req, Cursor &) noexcept {
 bool do_forget(fuse_req &req, Cursor &args) noexcept {
   fuse_forget_in in;
   if (!args.take(in)) return false;
-  if (req.session->ops.forget) return call<&fuse_lowlevel_ops::forget>(req, req.nodeid, in.nlookup);
-  send_nothing(req);
+  forget(req, in.nlookup);
   return true;
 }
 
-/// forget() of a filesystem that has no forget_multi(): it wants a request for
-/// each, and may let go of them later and elsewhere. Owned by itself until the
-/// last of them, and the pass that hands them out, are done.
-class ForgetEach final : public Channel {
- public:
-  /// Calls forget() for each of `forgets`; false: no memory.
-  static bool run(fuse_req &parent, const fuse_forget_one *forgets, std::size_t count) noexcept {
-    auto *self = new (std::nothrow) ForgetEach(*parent.channel);
-    if (!self) return false;
-    self->requests_.reset(new (std::nothrow) fuse_req[count]);
-    const bool ok = self->requests_ != nullptr;
-    if (ok) {
-      self->held_.store(count + 1, std::memory_order_relaxed);
-      for (std::size_t i = 0; i < count; ++i) self->forget(parent, self->requests_[i], forgets[i]);
-    }
-    self->release();
-    return ok;
-  }
-
-  int reply(fuse_req &, int, std::span<const iovec>) noexcept override { return -ENOENT; }
-  int reply_in_place(fuse_req &, std::size_t) noexcept override { return -ENOENT; }
-  void drop(fuse_req &) noexcept override { release(); }
-  ChannelStats &stats() noexcept override { return parent_.stats(); }
-
- private:
-  explicit ForgetEach(Channel &parent) noexcept : parent_(parent) {}
-
-  void forget(const fuse_req &parent, fuse_req &req, const fuse_forget_one &one) noexcept {
-    req.session = parent.session;
-    req.channel = this;
-    req.unique.store(parent.unique.load(std::memory_order_relaxed), std::memory_order_relaxed);
-    req.opcode = FUSE_FORGET;
-    req.nodeid = one.nodeid;
-    req.ctx = parent.ctx;
-    req.session->ops.forget(&req, one.nodeid, one.nlookup);
-  }
-
-  void release() noexcept {
-    if (held_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
-  }
-
-  Channel &parent_;
-  std::unique_ptr<fuse_req[]> requests_;
-  std::atomic<std::size_t> held_{1};
-};
-
 bool do_batch_forget(fuse_req &req, Cursor &args) noexcept {
-  static_assert(sizeof(fuse_forget_one) == sizeof(fuse_forget_data));
   fuse_batch_forget_in in;
   if (!args.take(in)) return false;
-  const std::byte *list = args.bytes(std::size_t{in.count} * sizeof(fuse_forget_one));
+  std::byte *list = const_cast<std::byte *>(args.bytes(std::size_t{in.count} * sizeof(fuse_forget_one)));
   if (!list || reinterpret_cast<std::uintptr_t>(list) % alignof(fuse_forget_one)) return false;
-
-  const fuse_lowlevel_ops &ops = req.session->ops;
-  if (ops.forget_multi) {
-    auto *forgets = reinterpret_cast<fuse_forget_data *>(const_cast<std::byte *>(list));
-    return call<&fuse_lowlevel_ops::forget_multi>(req, std::size_t{in.count}, forgets);
-  }
-  if (ops.forget && in.count &&
-      !ForgetEach::run(req, reinterpret_cast<const fuse_forget_one *>(list), in.count))
-    fuse_log(FUSE_LOG_ERR, "efuse: no memory to forget %u nodes\n", in.count);
-  send_nothing(req);
+  forget_batch(req, {reinterpret_cast<fuse_forget_one *>(list), in.count});
   return true;
 }
 
@@ -642,6 +588,8 @@ bool read_header(fuse_req &req, Message &arguments) noexcept {
   req.nodeid = in.nodeid;
   req.ctx = {in.uid, in.gid, static_cast<pid_t>(in.pid), 0};
   req.backing_id = 0;
+  req.changing.store(nullptr, std::memory_order_relaxed);
+  req.harmless = true;  // until the filesystem is called
   req.owed.store(in.unique && protocol::expects_reply(in.opcode) ? in.unique : fuse_req::kNoUnique);
   req.unique.store(in.unique);  // seq_cst: before the look at early_interrupts
   if (msg.head.size() < sizeof(in) || in.len != msg.head.size() + msg.tail.size()) return false;
@@ -660,6 +608,19 @@ void debug_request(const fuse_req &req) noexcept {
            static_cast<unsigned long long>(req.unique.load(std::memory_order_relaxed)),
            protocol::opcode_name(req.opcode), req.opcode, static_cast<unsigned long long>(req.nodeid),
            req.msg.head.size() + req.msg.tail.size(), static_cast<int>(req.ctx.pid));
+}
+
+bool is_harmless(const fuse_req &req, const Message &arguments) noexcept {
+  if (req.opcode != FUSE_OPEN) return !may_change(req.opcode);
+  fuse_open_in in;
+  return !Cursor(arguments.head, arguments.tail).take(in) || !(in.flags & O_TRUNC);
+}
+
+/// Before the filesystem has it. The end is told before the reply, see reply.cc.
+void begin_change(fuse_req &req, ChangeListener &listener, const Message &arguments) noexcept {
+  if (!req.channel->unseen()) return;
+  req.harmless = is_harmless(req, arguments);
+  if (!req.harmless && listener.begin_change()) req.changing.store(&listener, std::memory_order_relaxed);
 }
 
 /// Two copies of one request: true if nothing is left to do with this one.
@@ -690,6 +651,9 @@ void dispatch(fuse_req &req) noexcept {
   if (session.early_interrupts.load() != 0 && protocol::expects_reply(req.opcode) &&
       session.take_early_interrupt(unique))
     mark_interrupted(req, unique);
+  req.harmless = false;
+  if (ChangeListener *listener = session.changes.load(std::memory_order_acquire)) [[unlikely]]
+    begin_change(req, *listener, arguments);
   Cursor args(arguments.head, arguments.tail);
   if (!kTable[req.opcode].handler(req, args)) reject(req, -EIO);
 }

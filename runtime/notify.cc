@@ -2,6 +2,7 @@
 // fuse_lowlevel_notify_*(): messages that no request asked for.
 #include "notify.hh"
 
+#include "changes.hh"
 #include "protocol.hh"
 #include "reply.hh"
 #include "session_core.hh"
@@ -36,6 +37,23 @@ SessionCore *session_for(fuse_session *handle, unsigned minor, int &error) noexc
 template <class T>
 iovec part(const T &object) noexcept {
   return {const_cast<T *>(&object), sizeof(T)};
+}
+
+/// Tell whoever answers in the kernel. Before the notification is sent, and whatever becomes of that: when
+/// fuse_lowlevel_notify_*() returns, nothing older is answered.
+template <class Tell>
+void tell(fuse_session *handle, Tell tell_listener) noexcept {
+  if (!handle) return;
+  if (ChangeListener *listener = from_handle(handle)->changes.load(std::memory_order_acquire)) [[unlikely]]
+    tell_listener(*listener);
+}
+
+/// As in the kernel's own cache, the directory's attributes go with the entry.
+void tell_entry(fuse_session *handle, fuse_ino_t parent, const char *name, std::size_t length) noexcept {
+  tell(handle, [=](ChangeListener &listener) {
+    listener.changed_name(parent, {name, length});
+    listener.changed(parent);
+  });
 }
 
 int notify_entry(SessionCore &session, std::int32_t code, iovec header, const char *name,
@@ -96,6 +114,7 @@ int fuse_lowlevel_notify_poll(struct fuse_pollhandle *ph) {
 void fuse_pollhandle_destroy(struct fuse_pollhandle *ph) { delete ph; }
 
 int fuse_lowlevel_notify_inval_inode(struct fuse_session *se, fuse_ino_t ino, off_t off, off_t len) {
+  efuse::tell(se, [=](efuse::ChangeListener &listener) { listener.changed(ino); });
   int error = 0;
   auto *session = efuse::session_for(se, 12, error);
   if (!session) return error;
@@ -109,6 +128,7 @@ int fuse_lowlevel_notify_inval_inode(struct fuse_session *se, fuse_ino_t ino, of
 
 static int notify_inval_entry(struct fuse_session *se, fuse_ino_t parent, const char *name, size_t namelen,
                               std::uint32_t flags) {
+  efuse::tell_entry(se, parent, name, namelen);
   int error = 0;
   auto *session = efuse::session_for(se, 12, error);
   if (!session) return error;
@@ -127,7 +147,10 @@ int fuse_lowlevel_notify_inval_entry(struct fuse_session *se, fuse_ino_t parent,
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
 int fuse_lowlevel_notify_expire_entry(struct fuse_session *se, fuse_ino_t parent, const char *name,
                                       size_t namelen) {
-  if (se && !(efuse::from_handle(se)->conn.capable & FUSE_CAP_EXPIRE_ONLY)) return -ENOSYS;
+  if (se && !(efuse::from_handle(se)->conn.capable & FUSE_CAP_EXPIRE_ONLY)) {
+    efuse::tell_entry(se, parent, name, namelen);
+    return -ENOSYS;
+  }
   return notify_inval_entry(se, parent, name, namelen, FUSE_EXPIRE_ONLY);
 }
 #else
@@ -139,6 +162,8 @@ int fuse_lowlevel_notify_expire_entry(struct fuse_session *se, fuse_ino_t parent
 
 int fuse_lowlevel_notify_delete(struct fuse_session *se, fuse_ino_t parent, fuse_ino_t child,
                                 const char *name, size_t namelen) {
+  efuse::tell_entry(se, parent, name, namelen);
+  efuse::tell(se, [=](efuse::ChangeListener &listener) { listener.changed(child); });
   int error = 0;
   auto *session = efuse::session_for(se, 18, error);
   if (!session) return error;
@@ -151,6 +176,7 @@ int fuse_lowlevel_notify_delete(struct fuse_session *se, fuse_ino_t parent, fuse
 
 int fuse_lowlevel_notify_store(struct fuse_session *se, fuse_ino_t ino, off_t offset,
                                struct fuse_bufvec *bufv, enum fuse_buf_copy_flags flags) {
+  efuse::tell(se, [=](efuse::ChangeListener &listener) { listener.changed(ino); });
   int error = 0;
   auto *session = efuse::session_for(se, 15, error);
   if (!session) return error;
@@ -186,6 +212,7 @@ int fuse_lowlevel_notify_retrieve(struct fuse_session *se, fuse_ino_t ino, size_
 }
 
 int fuse_lowlevel_notify_increment_epoch(struct fuse_session *se) {
+  efuse::tell(se, [](efuse::ChangeListener &listener) { listener.changed_all(); });
   int error = 0;
   auto *session = efuse::session_for(se, 44, error);
   return session ? efuse::send_notification(*session, efuse::protocol::kNotifyIncEpoch, {}) : error;
@@ -193,6 +220,11 @@ int fuse_lowlevel_notify_increment_epoch(struct fuse_session *se) {
 
 int fuse_lowlevel_notify_prune(struct fuse_session *se, fuse_ino_t *nodeids, uint32_t count) {
   static_assert(sizeof(fuse_ino_t) == sizeof(std::uint64_t));
+  constexpr uint32_t kOneByOne = 64;
+  efuse::tell(se, [=](efuse::ChangeListener &listener) {
+    if (count > kOneByOne) return listener.changed_all();
+    for (uint32_t i = 0; i < count; ++i) listener.changed(nodeids[i]);
+  });
   int error = 0;
   auto *session = efuse::session_for(se, 45, error);
   if (!session) return error;

@@ -3,6 +3,7 @@
 // is written straight to where the kernel reads it (req.out).
 #include "reply.hh"
 
+#include "changes.hh"
 #include "convert.hh"
 #include "protocol.hh"
 #include "session_core.hh"
@@ -94,11 +95,25 @@ bool claim(fuse_req &req, std::uint64_t &unique) noexcept {
   return false;
 }
 
+/// The change, if the request was one, is done and its requester does not know yet. Whoever began to listen meanwhile
+/// has not been told of the beginning, and hears of the change as a whole.
+void end_change(fuse_req &req) noexcept {
+  ChangeListener *began = req.changing.load(std::memory_order_relaxed);
+  if (began) [[unlikely]] {
+    began = req.changing.exchange(nullptr, std::memory_order_relaxed);
+    if (began) began->end_change();
+  }
+  ChangeListener *listener = req.session->changes.load(std::memory_order_acquire);
+  if (listener && listener != began && !req.harmless && may_change(req.opcode) && req.channel->unseen()) [[unlikely]]
+    listener->changed_all();
+}
+
 /// The one way out of here. `in_place`: `body` is the start of req.out.
 int deliver(fuse_req &req, int error, std::span<const iovec> body, bool in_place) noexcept {
   std::uint64_t unique = 0;
   if (!claim(req, unique)) return -ENOENT;
   before_reply(req);
+  end_change(req);
   debug_reply(req, error, iov_size(body));
   Resends &resends = req.session->resends;  // req is gone after the reply
   const bool resent = resends.active() && resends.answer(unique, error, body);
@@ -141,6 +156,7 @@ void send_nothing(fuse_req &req) noexcept {
   std::uint64_t unique = 0;
   if (!claim(req, unique)) return;
   before_reply(req);
+  end_change(req);
   req.channel->drop(req);
 }
 

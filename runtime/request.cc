@@ -115,6 +115,8 @@ extern "C" {
 
 void *fuse_req_userdata(fuse_req_t req) { return req->session->userdata; }
 
+struct fuse_session *efuse_req_session(fuse_req_t req) { return efuse::to_handle(*req->session); }
+
 const struct fuse_ctx *fuse_req_ctx(fuse_req_t req) { return &req->ctx; }
 
 int fuse_req_getgroups(fuse_req_t req, int size, gid_t list[]) {

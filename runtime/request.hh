@@ -12,6 +12,7 @@
 #include <span>
 
 namespace efuse {
+class ChangeListener;
 class SessionCore;
 
 /// What a transport hands over. The memory is read-only or private to the
@@ -43,6 +44,8 @@ struct fuse_req {
   std::uint32_t opcode = 0;
   std::uint64_t nodeid = 0;
   fuse_ctx ctx{};
+  std::atomic<efuse::ChangeListener *> changing{nullptr};  // was told that a change began, and not yet that it ended
+  bool harmless = true;         // nobody who listens for changes has to be told of this one
   std::int32_t backing_id = 0;  // for the reply to OPEN, CREATE or TMPFILE; 0: none
 
   // The unique that is still to be answered; whoever replies takes it, so a second reply finds

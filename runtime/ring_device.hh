@@ -28,6 +28,9 @@ class RingDevice {
   [[nodiscard]] RingMemory map(std::uint32_t ring) const;
   [[nodiscard]] std::uint32_t ring_count() const noexcept { return attach_.nr_rings; }
 
+  /// Stays this object's.
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
   /// EFUSE_IOC_ENTER; 0 or more, or -errno. Any thread.
   int enter(std::uint32_t ring, bool wait, KernelPoll poll) const noexcept;
   /// New requests take the stock path; the number in flight, or -errno.

@@ -3,6 +3,7 @@
 
 #include "channel.hh"
 #include "dispatch.hh"
+#include "fastpath.hh"
 #include "mount.hh"
 #include "protocol.hh"
 #include "request.hh"
@@ -20,6 +21,7 @@
 #include <cerrno>
 #include <mutex>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 namespace efuse {
@@ -118,6 +120,37 @@ class EarlyInterrupts {
   std::uint32_t size_ = 0;
 };
 
+bool same_fastpath(const Config &a, const Config &b) noexcept {
+  const auto of = [](const Config &c) {
+    return std::tie(c.fastpath_programs, c.fastpath_entries, c.fastpath_blocks_mib, c.fastpath_valid_ns,
+                    c.fastpath_read);
+  };
+  return of(a) == of(b);
+}
+
+void copy_fastpath(Config &to, const Config &from) noexcept {
+  to.fastpath_programs = from.fastpath_programs;
+  to.fastpath_entries = from.fastpath_entries;
+  to.fastpath_blocks_mib = from.fastpath_blocks_mib;
+  to.fastpath_valid_ns = from.fastpath_valid_ns;
+  to.fastpath_read = from.fastpath_read;
+}
+
+/// What programs have answered is a way of its own.
+void add_hits(nlohmann::ordered_json &stat) {
+  const auto add = [](nlohmann::ordered_json &counts, std::uint64_t hits) {
+    if (counts.is_null())  // an opcode that nothing else has carried
+      counts = {{"ring", 0}, {"uring", 0}, {"stock", 0}};
+    counts["fastpath"] = counts.value("fastpath", std::uint64_t{0}) + hits;
+  };
+  for (const auto &program : stat["fastpath"])
+    for (const auto &[opcode, count] : program["opcodes"].items())
+      if (const auto hits = count["hits"].get<std::uint64_t>(); hits != 0) {
+        add(stat["requests"], hits);
+        add(stat["by_op"][opcode], hits);
+      }
+}
+
 }  // namespace
 
 struct Session::Impl {
@@ -136,6 +169,12 @@ struct Session::Impl {
   std::vector<std::shared_ptr<Transport>> retired;  // that owe replies still; likewise
   StatsSnapshot retired_stats;                      // of those that are gone; likewise
   std::string reason;                               // likewise
+  FastpathOffer offer;
+  std::unique_ptr<Fastpath> fastpath;  // with rings, once asked for; guarded by reconfigure_mutex, before by start()
+  // Of every attachment that had fast paths, the current one last: a request that began a change ends it there.
+  std::vector<std::shared_ptr<FastpathControl>> controls;  // guarded by transports_mutex
+  std::vector<std::string> fastpath_names;                 // likewise
+  std::string fastpath_reason;                             // likewise
   std::mutex reconfigure_mutex;  // one reconfigure() or unmount() at a time; taken before transports_mutex
   EarlyInterrupts early;
   Fd wake;  // eventfd: exit() was called
@@ -296,10 +335,78 @@ void Session::start_transports() {
       impl_->reason = fmt::format("ring: {}; uring: not in this build", e.what());
     }
   }
+  configure_fastpath(false);  // before there is a stock reader: no change is under way
   auto stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
   stock->start();
   std::lock_guard lock(impl_->transports_mutex);
   impl_->stock = std::move(stock);
+}
+
+void Session::offer_fastpath(FastpathOffer offer) { impl_->offer = std::move(offer); }
+
+/// Rings serve, or there are none. `required`: throws where anything that is asked for cannot be had; otherwise the
+/// mount does without, and fastpath_reason() says why.
+void Session::configure_fastpath(bool required) {
+  const Config &config = impl_->config;
+  const auto publish = [this](std::vector<std::string> names, std::string reason) {
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->fastpath_names = std::move(names);
+    impl_->fastpath_reason = std::move(reason);
+  };
+  if (config.fastpath_programs == 0 && !impl_->fastpath)
+    return publish({}, {});
+  if (!impl_->fast) {
+    const std::string why = "the mount is not served over rings";
+    if (required)
+      throw FastpathUnavailable(why);
+    return publish({}, why);
+  }
+  try {
+    if (!impl_->fastpath) {
+      auto control = std::make_shared<FastpathControl>(impl_->fast->device_fd());
+      impl_->fastpath = std::make_unique<Fastpath>(impl_->offer, control, debug);
+      std::lock_guard lock(impl_->transports_mutex);
+      impl_->controls.push_back(std::move(control));
+    }
+    // Before a program is attached: what is under way then is told when it is done.
+    changes.store(impl_->controls.back().get(), std::memory_order_release);
+    impl_->fastpath->configure(config, required ? Fastpath::Or::fail : Fastpath::Or::do_without);
+    publish(impl_->fastpath->names(), impl_->fastpath->reason());
+  } catch (const std::exception &e) {
+    if (impl_->fastpath)  // required: the configuration will be the one before
+      publish(impl_->fastpath->names(), required ? impl_->fastpath->reason() : e.what());
+    else
+      publish({}, e.what());
+    if (!impl_->fastpath || !impl_->fastpath->used())
+      changes.store(nullptr);
+    if (required)
+      throw;
+  }
+  if (!impl_->fastpath || !impl_->fastpath->used())
+    changes.store(nullptr);  // nobody to tell
+}
+
+/// First no program answers any more, then what they have looked up is settled here, then the rings may go.
+/// Throws std::bad_alloc.
+void Session::detach_fastpath() {
+  if (!impl_->fastpath)
+    return;
+  impl_->fastpath->detach();
+  {
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->fastpath_names.clear();
+  }
+  const FastpathControl &control = *impl_->controls.back();
+  credits.take_over([&](std::span<LookupCredit> room) { return control.take_credits(room); });
+}
+
+/// The rings are gone.
+void Session::retire_fastpath() noexcept {
+  if (!impl_->fastpath)
+    return;
+  changes.store(nullptr);
+  impl_->controls.back()->retire();
+  impl_->fastpath.reset();
 }
 
 void Session::attach_rings() {
@@ -331,12 +438,14 @@ void Session::detach_rings() {
     std::lock_guard lock(impl_->transports_mutex);
     impl_->more_stock = std::move(more);
   }
+  detach_fastpath();
   {
     std::lock_guard lock(impl_->transports_mutex);
     impl_->retired.push_back(rings);
     impl_->fast.reset();
   }
   rings->stop();
+  retire_fastpath();
   resends.first_may_follow = false;
 }
 
@@ -365,6 +474,16 @@ void Session::reconfigure(std::span<const std::string> assignments) {
   }
   if (impl_->fast)
     impl_->fast->tune(next);
+  const bool transport_stays = next.transport == before.transport;
+  if (!transport_stays || !same_fastpath(next, before)) {
+    try {
+      configure_fastpath(transport_stays);
+    } catch (const std::exception &e) {
+      copy_fastpath(next, before);
+      impl_->set_config(next);
+      throw std::runtime_error(fmt::format("fast paths: {}", e.what()));
+    }
+  }
   std::lock_guard lock(impl_->transports_mutex);
   impl_->reason.clear();
 }
@@ -391,10 +510,16 @@ void Session::unmount() noexcept {
   std::lock_guard reconfiguring(impl_->reconfigure_mutex);
   impl_->over = true;
   impl_->mount->unmount();
+  try {
+    detach_fastpath();
+  } catch (const std::bad_alloc &) {
+    fuse_log(FUSE_LOG_ERR, "efuse: no memory for what fast paths have looked up\n");
+  }
   // What was in flight on rings goes to the stock readers, so these come last.
   for (Transport *transport : {impl_->fast.get(), impl_->more_stock.get(), impl_->stock.get()})
     if (transport != nullptr)
       transport->stop();
+  retire_fastpath();
   impl_->mount->disconnect();
 }
 
@@ -417,12 +542,27 @@ std::string_view Session::transport_name() const noexcept {
 }
 const std::string &Session::transport_reason() const noexcept { return impl_->reason; }
 
+std::vector<std::string> Session::fastpaths() const {
+  std::lock_guard lock(impl_->transports_mutex);
+  return impl_->fastpath_names;
+}
+
+std::string Session::fastpath_reason() const {
+  std::lock_guard lock(impl_->transports_mutex);
+  return impl_->fastpath_reason;
+}
+
 std::string Session::stat_json() const {
   StatsSnapshot snapshot;
   impl_->reap();
   std::string reason;
+  std::string fastpath_reason;
+  std::shared_ptr<FastpathControl> control;
   {
     std::lock_guard lock(impl_->transports_mutex);
+    fastpath_reason = impl_->fastpath_reason;
+    if (!impl_->controls.empty())
+      control = impl_->controls.back();
     snapshot.add(impl_->retired_stats);
     reason = impl_->reason;
   }
@@ -436,6 +576,10 @@ std::string Session::stat_json() const {
   out["transport"] = transport_name();
   out["reason"] = reason;
   out.update(json);
+  out["fastpath"] = control ? nlohmann::ordered_json::parse(control->stats_json()) : nlohmann::ordered_json::array();
+  if (!fastpath_reason.empty())
+    out["fastpath_reason"] = fastpath_reason;
+  add_hits(out);
   // A mountpoint is bytes, JSON is UTF-8.
   return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -6,6 +6,8 @@
 #include "session_core.hh"
 #include "transport.hh"
 
+#include <efuse/fastpath.hh>
+
 #include <memory>
 #include <span>
 #include <string>
@@ -55,9 +57,18 @@ class Session final : public SessionCore {
   [[nodiscard]] std::string_view transport_name() const noexcept;
   /// Why not a better one, one line; empty where there is none better or none was asked for.
   [[nodiscard]] const std::string &transport_reason() const noexcept;
-  /// Change settings of the mount while it is served, each "section.key=value": polling, balancing, and the transport
-  /// ("ring" attaches rings anew, "dev" detaches them; requests in flight are neither lost nor repeated). All or
-  /// none; throws ConfigError, or std::runtime_error where the transport cannot be had. Any thread that serves no request.
+  /// What BPF programs may answer in the kernel; before start(). Attached is what the configuration asks for of it
+  /// ([fastpath]), as long as there are rings.
+  void offer_fastpath(FastpathOffer offer);
+  /// The programs that are attached. Any thread.
+  [[nodiscard]] std::vector<std::string> fastpaths() const;
+  /// Of what the configuration asks for, what is not attached, and why: one line, or empty. Any thread.
+  [[nodiscard]] std::string fastpath_reason() const;
+  /// Change settings of the mount while it is served, each "section.key=value": polling, balancing, fast paths, and
+  /// the transport ("ring" attaches rings anew, "dev" detaches them; requests in flight are neither lost nor repeated).
+  /// All or none, but that a transport stays changed where the fast paths asked for with it cannot be had; throws
+  /// ConfigError, or std::runtime_error where the transport or a fast path cannot be had. Any thread that serves no
+  /// request.
   void reconfigure(std::span<const std::string> assignments);
   /// The configuration in effect, as TOML. Any thread.
   [[nodiscard]] std::string config_toml() const;
@@ -76,6 +87,9 @@ class Session final : public SessionCore {
   void start_transports();
   void attach_rings();
   void detach_rings();
+  void configure_fastpath(bool required);
+  void detach_fastpath();
+  void retire_fastpath() noexcept;
 
   struct Impl;
   std::unique_ptr<Impl> impl_;

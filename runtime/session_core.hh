@@ -3,7 +3,9 @@
 // session itself (mount, negotiation, start, stop) is in session.hh.
 #pragma once
 
+#include "changes.hh"
 #include "fuse_api.hh"
+#include "lookup_credits.hh"
 #include "resend.hh"
 
 #include <efuse/efuse_lowlevel.h>
@@ -72,6 +74,11 @@ class SessionCore {
   virtual bool serves(std::uint64_t /*unique*/) noexcept { return false; }
   Resends resends;
   std::atomic<bool> second_reply{false};  // the filesystem has replied twice, and was told so
+
+  /// Who is to be told of changes that the rings' module does not see; nullptr: nobody. What it points to stays as
+  /// long as the session.
+  std::atomic<ChangeListener *> changes{nullptr};
+  LookupCredits credits;  // of attachments that are gone
 
   /// Guards fuse_req::interrupt_func and interrupt_data, and running_interrupts.
   std::mutex interrupt_mutex;

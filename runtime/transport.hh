@@ -36,6 +36,8 @@ class Transport {
   virtual void tune(const Config &) noexcept {}
   /// After stop(): the filesystem holds requests of this transport still.
   [[nodiscard]] virtual bool owes_replies() const noexcept { return false; }
+  /// /dev/efuse of the attachment; -1: there is none. Stays this object's.
+  [[nodiscard]] virtual int device_fd() const noexcept { return -1; }
   /// Is the request with this unique with the filesystem, unanswered? After stop(): or its reply is on its way to
   /// SessionCore::resends.
   virtual bool serves(std::uint64_t unique) noexcept = 0;

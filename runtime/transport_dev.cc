@@ -177,6 +177,8 @@ class DevChannel final : public Channel {
     finish(static_cast<PooledRequest &>(req), timed_ ? now_ns() : 0);
   }
 
+  [[nodiscard]] bool unseen() const noexcept override { return true; }
+
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 

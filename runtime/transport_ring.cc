@@ -178,6 +178,9 @@ class RingChannel final : public Channel, private WorkerHooks {
   // Only requests with a reply are on rings; FORGETs have a channel of their own.
   void drop(fuse_req &req) noexcept override { finish(req, -EIO, 0); }
 
+  /// What is left of a ring that is gone: rings may have been attached anew.
+  [[nodiscard]] bool unseen() const noexcept override { return gate_.closed(); }
+
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 
@@ -366,6 +369,8 @@ class RingTransport final : public Transport {
     settings_.adaptive = config.adaptive;
     device_.tune(config);
   }
+
+  [[nodiscard]] int device_fd() const noexcept override { return device_.fd(); }
 
   [[nodiscard]] bool owes_replies() const noexcept override {
     return std::any_of(channels_.begin(), channels_.end(), [](auto &channel) { return channel->owes_replies(); });

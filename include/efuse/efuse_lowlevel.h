@@ -137,6 +137,21 @@ int fuse_passthrough_close(fuse_req_t req, int backing_id);
  */
 void efuse_reply_backing(fuse_req_t req, int backing_id);
 
+/* The session that the request belongs to, for what needs one and no request. Valid as long as the session is. */
+struct fuse_session *efuse_req_session(fuse_req_t req);
+
+/* ---- Fast paths, see <efuse/fastpath.hh> -------------------------------------------------- */
+
+/*
+ * READs of this node may be answered in the kernel from fd: open for reading, on a filesystem that is not FUSE; it
+ * holds what READ would return, and the kernel reads it with the rights of who opened it. fd stays the caller's and
+ * may be closed afterwards; a second call for the node replaces the first. Returns 0, -EOPNOTSUPP where no fast path
+ * wants it (never ask again), or another -errno. Any thread.
+ */
+int efuse_fastpath_open(struct fuse_session *se, fuse_ino_t ino, int fd);
+/* No more; READs that have begun end. It is also over with the node's last FORGET. Any thread. */
+void efuse_fastpath_close(struct fuse_session *se, fuse_ino_t ino);
+
 #if FUSE_VERSION < FUSE_MAKE_VERSION(3, 18)
 /* flags: 0. statx: the kernel's structure, stx_mask as filled in. attr_timeout: seconds. */
 int fuse_reply_statx(fuse_req_t req, int flags, struct statx *statx, double attr_timeout);
