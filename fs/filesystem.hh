@@ -6,6 +6,8 @@
 #define FUSE_USE_VERSION 312
 #include <fuse_lowlevel.h>
 
+#include <efuse/fastpath.hh>
+
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -23,6 +25,8 @@ class Filesystem {
   [[nodiscard]] virtual void *userdata() noexcept = 0;
   /// Mount options this filesystem wants (e.g. default_permissions).
   [[nodiscard]] virtual std::vector<std::string> mount_options() const { return {}; }
+  /// What BPF programs may answer for it in the kernel.
+  [[nodiscard]] virtual FastpathOffer fastpath() const { return {}; }
 };
 
 /// `options`: key or key=value, as after -o; what a filesystem understands is

@@ -10,6 +10,11 @@ extern "C" {
 int efuse_want_passthrough(fuse_conn_info *, unsigned) { return -EOPNOTSUPP; }
 void efuse_reply_backing(fuse_req_t, int) {}
 
+/// Nor does anything but the filesystem answer requests.
+fuse_session *efuse_req_session(fuse_req_t) { return nullptr; }
+int efuse_fastpath_open(fuse_session *, fuse_ino_t, int) { return -EOPNOTSUPP; }
+void efuse_fastpath_close(fuse_session *, fuse_ino_t) {}
+
 #if FUSE_VERSION < FUSE_MAKE_VERSION(3, 17)
 int fuse_passthrough_open(fuse_req_t, int) {
   errno = EOPNOTSUPP;

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 namespace efuse::fs {
@@ -83,13 +84,14 @@ std::optional<std::uint64_t> OptionReader::bytes(std::string_view key, std::uint
   return n << shift;
 }
 
-std::optional<double> OptionReader::seconds(std::string_view key) {
+std::optional<double> OptionReader::seconds(std::string_view key, bool or_inf) {
   const auto text = take(key, true);
   if (!text) return std::nullopt;
+  if (or_inf && *text == "inf") return std::numeric_limits<double>::infinity();
   double s = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), s);
   if (error != std::errc() || end != text->data() + text->size() || !std::isfinite(s) || s < 0)
-    bad(key, *text, "seconds, such as 0, 0.5 or 60");
+    bad(key, *text, or_inf ? "seconds, such as 0, 0.5 or 60, or inf" : "seconds, such as 0, 0.5 or 60");
   return s;
 }
 

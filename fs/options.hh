@@ -26,10 +26,13 @@ class OptionReader {
   /// `key=N[kmgt]` in bytes, or `key=N%` of `whole`.
   [[nodiscard]] std::optional<std::uint64_t> bytes(std::string_view key, std::uint64_t whole);
   /// `key=SECONDS`, a decimal fraction, not negative.
-  [[nodiscard]] std::optional<double> seconds(std::string_view key);
+  [[nodiscard]] std::optional<double> seconds(std::string_view key) { return seconds(key, false); }
+  /// The same, or `key=inf`.
+  [[nodiscard]] std::optional<double> seconds_or_inf(std::string_view key) { return seconds(key, true); }
 
  private:
   [[nodiscard]] std::optional<std::string> take(std::string_view key, bool with_value);
+  [[nodiscard]] std::optional<double> seconds(std::string_view key, bool or_inf);
   [[noreturn]] void bad(std::string_view key, std::string_view value, std::string_view expected) const;
 
   std::string_view fs_;

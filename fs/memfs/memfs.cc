@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string_view>
@@ -100,6 +101,14 @@ class Memfs : public Filesystem {
   [[nodiscard]] std::size_t ops_size() const noexcept override { return sizeof(efuse_lowlevel_ops); }
   [[nodiscard]] void *userdata() noexcept override { return this; }
   [[nodiscard]] std::vector<std::string> mount_options() const override { return {"default_permissions"}; }
+  /// Nothing changes but by requests.
+  [[nodiscard]] FastpathOffer fastpath() const override {
+    FastpathOffer offer;
+    offer.metadata = offer.blocks = offer.stateless_directories = true;
+    offer.valid = std::numeric_limits<double>::infinity();
+    offer.access_times = AccessTimes::relative;  // memfs::touch_atime()
+    return offer;
+  }
 
   [[nodiscard]] fuse_entry_param entry(const NodeInfo &info) const noexcept {
     fuse_entry_param e{};
@@ -366,11 +375,19 @@ void write(fuse_req_t req, fuse_ino_t ino, const char *data, std::size_t size, o
   fuse_reply_write(req, static_cast<std::size_t>(written));
 }
 
+/// A reader needs no more than cookies, which never change: a directory is only kept. fi->fh is 0 where a fast path has
+/// answered instead, and then there is nothing to give back.
 void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
   Memfs &fs = memfs_of(req);
   const int status = fs.store.open(ino);
   if (status != 0) return reply_status(req, status);
+  fi->fh = 1;
   if (fuse_reply_open(req, fi) == -ENOENT) fs.store.release(ino);
+}
+
+void releasedir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
+  if (fi->fh != 0) memfs_of(req).store.release(ino);
+  reply_status(req, 0);
 }
 
 /// Entries of the store as a reply to READDIR or READDIRPLUS.
@@ -540,7 +557,7 @@ fuse_lowlevel_ops make_base_ops() {
   ops.read = read;
   ops.write = write;
   ops.opendir = opendir;
-  ops.releasedir = release;
+  ops.releasedir = releasedir;
   ops.readdir = readdir;
   ops.readdirplus = readdirplus;
   ops.statfs = statfs;

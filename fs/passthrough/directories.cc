@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Open directories. Cookies are the source's own, so a reader finds its place again whatever is made or removed
-// meanwhile, as far as the source's filesystem can.
+// meanwhile, as far as the source's filesystem can. Where fi->fh is 0 nobody has opened the directory here (a fast
+// path has answered OPENDIR), and each request opens it for itself.
 #include "passthrough.hh"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace efuse::fs::passthrough {
@@ -19,7 +22,11 @@ namespace {
 /// fi->fh is its address.
 class Directory {
  public:
-  Directory(Fd fd, Node &node) noexcept : fd_(std::move(fd)), node_(node) {}
+  static constexpr std::size_t kBytes = 32 << 10;
+
+  /// `at_a_time`: bytes of entries to ask the source for.
+  Directory(Fd fd, Node &node, std::size_t at_a_time = kBytes) noexcept
+      : fd_(std::move(fd)), node_(node), at_a_time_(at_a_time) {}
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] Node &node() const noexcept { return node_; }
@@ -36,8 +43,7 @@ class Directory {
   /// The entry to come; nullptr at the end, or with an error. Throws std::bad_alloc.
   const dirent64 *peek(int &error) {
     if (at_ == end_) {
-      constexpr std::size_t kBytes = 32 << 10;
-      if (entries_.empty()) entries_.resize(kBytes);
+      if (entries_.empty()) entries_.resize(at_a_time_);
       const ssize_t got = getdents64(fd_.get(), entries_.data(), entries_.size());
       if (got < 0) error = -errno;
       if (got <= 0) return nullptr;
@@ -54,19 +60,25 @@ class Directory {
  private:
   const Fd fd_;
   Node &node_;
+  const std::size_t at_a_time_;
   std::mutex mutex_;
   std::vector<char> entries_;      // as the kernel gave them, at_..end_ not handed out yet
   std::size_t at_ = 0, end_ = 0;
   off_t next_ = 0;                 // cookie before the entry at at_
 };
 
-Directory &directory_of(const fuse_file_info *fi) noexcept { return *reinterpret_cast<Directory *>(fi->fh); }
+/// nullptr: it was not opened here.
+Directory *directory_of(const fuse_file_info *fi) noexcept { return reinterpret_cast<Directory *>(fi->fh); }
+
+int open_source(const Passthrough &fs, const Node &node, Fd &fd) noexcept {
+  return fs.source.open(node, O_RDONLY | O_DIRECTORY, fd);
+}
 
 void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
   Passthrough &fs = fs_of(req);
   Node &node = node_of(fs, ino);
   Fd fd;
-  const int status = fs.source.open(node, O_RDONLY | O_DIRECTORY, fd);
+  const int status = open_source(fs, node, fd);
   if (status != 0) return reply_status(req, status);
   auto *directory = new (std::nothrow) Directory(std::move(fd), node);
   if (directory == nullptr) return reply_status(req, -ENOMEM);
@@ -80,9 +92,8 @@ void opendir(fuse_req_t req, fuse_ino_t ino, fuse_file_info *fi) {
 }
 
 void releasedir(fuse_req_t req, fuse_ino_t, fuse_file_info *fi) {
-  const std::unique_ptr<Directory> directory(&directory_of(fi));
-  Node &node = directory->node();
-  fs_of(req).source.table().unpin(node);
+  if (const std::unique_ptr<Directory> directory(directory_of(fi)); directory != nullptr)
+    fs_of(req).source.table().unpin(directory->node());
   reply_status(req, 0);
 }
 
@@ -132,9 +143,8 @@ int collect(Passthrough &fs, Directory &directory, off_t cookie, bool plus, DirR
   return reply.empty() ? error : 0;
 }
 
-void read_entries(fuse_req_t req, std::size_t size, off_t cookie, fuse_file_info *fi, bool plus) noexcept {
+void read_entries(fuse_req_t req, Directory &directory, std::size_t size, off_t cookie, bool plus) noexcept {
   Passthrough &fs = fs_of(req);
-  Directory &directory = directory_of(fi);
   std::vector<Found> counted;
   int status = 0;
   try {
@@ -151,16 +161,38 @@ void read_entries(fuse_req_t req, std::size_t size, off_t cookie, fuse_file_info
   if (status != 0) reply_status(req, status);
 }
 
-void readdir(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info *fi) {
-  read_entries(req, size, offset, fi, false);
+/// About as many bytes of the source's entries as a reply of `size` bytes tells of, and never less than one entry.
+std::size_t entries_for(std::size_t size, bool plus) noexcept {
+  constexpr std::size_t kLeast = 1 << 10;
+  return std::clamp(plus ? size / 4 : size, kLeast, Directory::kBytes);
 }
 
-void readdirplus(fuse_req_t req, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info *fi) {
-  read_entries(req, size, offset, fi, true);
+void read_directory(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t cookie, fuse_file_info *fi,
+                    bool plus) noexcept {
+  if (Directory *opened = directory_of(fi)) return read_entries(req, *opened, size, cookie, plus);
+  Passthrough &fs = fs_of(req);
+  Node &node = node_of(fs, ino);
+  Fd fd;
+  if (const int status = open_source(fs, node, fd); status != 0) return reply_status(req, status);
+  Directory directory(std::move(fd), node, entries_for(size, plus));
+  read_entries(req, directory, size, cookie, plus);
 }
 
-void fsyncdir(fuse_req_t req, fuse_ino_t, int datasync, fuse_file_info *fi) {
-  const int fd = directory_of(fi).fd();
+void readdir(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *fi) {
+  read_directory(req, ino, size, offset, fi, false);
+}
+
+void readdirplus(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, fuse_file_info *fi) {
+  read_directory(req, ino, size, offset, fi, true);
+}
+
+void fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, fuse_file_info *fi) {
+  const Directory *opened = directory_of(fi);
+  Passthrough &fs = fs_of(req);
+  Fd own;
+  if (const int status = opened != nullptr ? 0 : open_source(fs, node_of(fs, ino), own); status != 0)
+    return reply_status(req, status);
+  const int fd = opened != nullptr ? opened->fd() : own.get();
   reply_status(req, result_of(datasync != 0 ? fdatasync(fd) : fsync(fd)));
 }
 

@@ -36,9 +36,18 @@ int open_source(const Passthrough &fs, const Node &node, int flags, Fd &fd, bool
   return uncached ? fs.source.open(node, (wanted & ~O_ACCMODE) | O_WRONLY, fd) : status;
 }
 
+/// The first file that can be read is what fast paths read. Under the node's open_mutex.
+void offer_to_fastpath(fuse_req_t req, Node &node, int fd) noexcept {
+  Passthrough &fs = fs_of(req);
+  if (node.fastpath_backing || node.backing_id > 0 || !fs.fastpath_backing.load(std::memory_order_relaxed)) return;
+  const int status = efuse_fastpath_open(efuse_req_session(req), reinterpret_cast<fuse_ino_t>(&node), fd);
+  node.fastpath_backing = status == 0;
+  if (status == -EOPNOTSUPP) fs.fastpath_backing.store(false, std::memory_order_relaxed);
+}
+
 /// One file more of this node. Returns the id of its backing file, 0 for none. The kernel wants all files of an
 /// inode alike, so the first one decides.
-int enter(fuse_req_t req, Node &node, int fd) noexcept {
+int enter(fuse_req_t req, Node &node, int fd, bool readable) noexcept {
   Passthrough &fs = fs_of(req);
   fs.source.table().pin(node);
   const std::scoped_lock lock(fs.source.table().open_mutex(node));
@@ -47,6 +56,7 @@ int enter(fuse_req_t req, Node &node, int fd) noexcept {
     // Nor for any other file; the runtime has said so in the log.
     if (node.backing_id <= 0 && errno == EPERM) fs.kernel_passthrough.store(false, std::memory_order_relaxed);
   }
+  if (readable) offer_to_fastpath(req, node, fd);
   return node.backing_id;
 }
 
@@ -56,6 +66,8 @@ void leave(Passthrough &fs, fuse_req_t req, Node &node) noexcept {
     const std::scoped_lock lock(fs.source.table().open_mutex(node));
     if (--node.opens == 0) {
       if (req != nullptr && node.backing_id > 0) fuse_passthrough_close(req, std::exchange(node.backing_id, 0));
+      if (req != nullptr && std::exchange(node.fastpath_backing, false))
+        efuse_fastpath_close(efuse_req_session(req), reinterpret_cast<fuse_ino_t>(&node));
       node.locks.reset();
     }
   }
@@ -71,7 +83,8 @@ File *make_file(fuse_req_t req, Node &node, Fd fd, bool uncached, fuse_file_info
   fi.direct_io = settings.direct_io || uncached;
   fi.keep_cache = settings.keep_cache;
   allow_parallel_writes(fi);
-  if (const int id = enter(req, node, file->fd.get()); id > 0) efuse_reply_backing(req, id);
+  const bool readable = !uncached && (source_flags(settings, fi.flags) & O_ACCMODE) != O_WRONLY;
+  if (const int id = enter(req, node, file->fd.get(), readable); id > 0) efuse_reply_backing(req, id);
   return file;
 }
 

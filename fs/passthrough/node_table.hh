@@ -52,6 +52,7 @@ struct Node {
   // Guarded by NodeTable::open_mutex().
   unsigned opens = 0;
   int backing_id = 0;         // of kernel passthrough, all opens share it; 0: none
+  bool fastpath_backing = false;  // efuse_fastpath_open() took the file of an open
   std::unique_ptr<LockOwners> locks;
 };
 

@@ -8,6 +8,10 @@
 
 #include "../registry.hh"
 
+#include <linux/magic.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -66,6 +70,25 @@ efuse_lowlevel_ops make_ops() {
   return ops;
 }
 
+/// Is a directory's cookie good for another open file of it, whatever was made or removed in between? Of some
+/// filesystems it is the number of the entry (overlayfs, those of libfs).
+bool has_lasting_cookies(const struct statfs &source) noexcept {
+  constexpr unsigned kXfs = 0x58465342;
+  switch (static_cast<unsigned>(source.f_type)) {
+    case EXT4_SUPER_MAGIC:  // and ext2, ext3
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case TMPFS_MAGIC:  // from Linux 6.6 on
+    case kXfs: return true;
+    default: return false;
+  }
+}
+
+AccessTimes access_times_of(const struct statfs &source) noexcept {
+  if ((source.f_flags & ST_NOATIME) != 0) return AccessTimes::never;
+  return (source.f_flags & ST_RELATIME) != 0 ? AccessTimes::relative : AccessTimes::always;
+}
+
 /// As a value after -o.
 std::string escaped(const std::string &value) {
   std::string out;
@@ -85,6 +108,19 @@ const fuse_lowlevel_ops &Passthrough::ops() const noexcept {
 
 std::vector<std::string> Passthrough::mount_options() const {
   return {"default_permissions", "fsname=" + escaped(settings.fsname)};
+}
+
+/// What is mounted below the source is taken to be like it.
+FastpathOffer Passthrough::fastpath() const {
+  struct statfs of_source {};
+  if (fstatfs(source.root().path.get(), &of_source) != 0) return {};
+  FastpathOffer offer;
+  offer.metadata = offer.backing = offer.blocks = true;
+  offer.valid = settings.fastpath_timeout;
+  offer.access_times = access_times_of(of_source);
+  // Not where the reply to OPENDIR has more to say: that the kernel keeps the entries.
+  offer.stateless_directories = !settings.keep_cache && has_lasting_cookies(of_source);
+  return offer;
 }
 
 /// The kernel does not notice when a write here clears set-ID bits, so it must not trust its copy of those.

@@ -24,11 +24,13 @@ class Passthrough final : public Filesystem {
   [[nodiscard]] std::size_t ops_size() const noexcept override { return sizeof(efuse_lowlevel_ops); }
   [[nodiscard]] void *userdata() noexcept override { return this; }
   [[nodiscard]] std::vector<std::string> mount_options() const override;
+  [[nodiscard]] FastpathOffer fastpath() const override;
 
   const Settings settings;
   Source source;
   LockWaiters waiters;
   std::atomic<bool> kernel_passthrough{false};  // from init() on
+  std::atomic<bool> fastpath_backing{true};     // until it is known that nobody wants it
 };
 
 inline Passthrough &fs_of(fuse_req_t req) noexcept { return *static_cast<Passthrough *>(fuse_req_userdata(req)); }

@@ -39,6 +39,7 @@ void set_timeouts(Settings &s, OptionReader &reader) {
   s.attr_timeout = reader.seconds("attr_timeout").value_or(s.attr_timeout);
   s.entry_timeout = reader.seconds("entry_timeout").value_or(s.entry_timeout);
   s.negative_timeout = reader.seconds("negative_timeout").value_or(s.negative_timeout);
+  s.fastpath_timeout = reader.seconds_or_inf("fastpath_timeout").value_or(s.fastpath_timeout);
 }
 
 /// What the options say together.

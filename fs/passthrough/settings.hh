@@ -21,6 +21,7 @@ struct Settings {
   double attr_timeout = 1.0;      // seconds
   double entry_timeout = 1.0;     // seconds
   double negative_timeout = 0.0;  // seconds
+  double fastpath_timeout = 1.0;  // seconds; infinite: the source is changed through this mount only
   bool direct_io = false;
   bool keep_cache = false;  // pages, directories and symbolic links stay cached over open()
   bool writeback = false;

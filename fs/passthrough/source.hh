@@ -37,6 +37,7 @@ class Source {
   explicit Source(const Settings &settings);
 
   [[nodiscard]] Node &root() noexcept { return *root_; }
+  [[nodiscard]] const Node &root() const noexcept { return *root_; }
   [[nodiscard]] NodeTable &table() noexcept { return table_; }
   [[nodiscard]] const Privileges &privileges() const noexcept { return privileges_; }
   [[nodiscard]] const MountTable &mounts() const noexcept { return mounts_; }
