@@ -98,7 +98,7 @@ void add_config(CLI::App &app) {
   get_command->callback([options] { get(*options); });
 
   CLI::App *set_command = command->add_subcommand(
-      "set", "change a mount while it is served: polling, balance, session.transport=ring|dev");
+      "set", "change a mount while it is served: polling, balance, fast paths, session.transport=ring|dev");
   set_command->add_option("MOUNTPOINT", options->mountpoint, "an efuse mount")->required();
   set_command->add_option("KEY=VALUE", options->assignments, "section.key=value")->required();
   set_command->callback([options] { set(*options); });

@@ -3,6 +3,7 @@
 // that would provide it. Nothing is changed and nothing is mounted.
 #include "commands.hh"
 
+#include "bpf_program.hh"
 #include "config.hh"
 #include "config_keys.hh"
 #include "fd.hh"
@@ -235,6 +236,17 @@ bool check_ring(Diagnosis &out, const KernelVersion &kernel) {
   return out.add(EFUSE_DEVICE, Status::missing, std::strerror(error), enable);
 }
 
+/// Never more than a note: mounts work without.
+void check_fastpath(Diagnosis &out, bool ring) {
+  const auto obstacle = find_fastpath_obstacle();
+  if (obstacle)
+    out.add("fast paths", Status::note, fmt::format("off: {}", obstacle->why), obstacle->enable);
+  else if (!ring)
+    out.add("fast paths", Status::note, "off: they need rings", "see " EFUSE_DEVICE);
+  else
+    out.add("fast paths", Status::ok, "BPF programs can be attached; efuse mount --fastpath metadata,read");
+}
+
 // The kernel's side of FUSE-over-io_uring; make_*_transport() has no client for it yet to call usable.
 void check_uring(Diagnosis &out, const KernelVersion &kernel) {
   const auto parameter = first_line("/sys/module/fuse/parameters/enable_uring");
@@ -337,6 +349,7 @@ Diagnosis diagnose(const Options &options) {
   const bool fuse = check_fuse(out);
   const bool mounting = check_mounting(out);
   const bool ring = check_ring(out, kernel);
+  check_fastpath(out, ring);
   check_uring(out, kernel);
   const Config config = check_config_sources(out, options);
   const auto placement = check_cpus(out, config);

@@ -25,8 +25,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <optional>
+#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -40,10 +42,30 @@ struct Arguments {
   bool foreground = false;
   bool debug = false;
   std::string transport;
+  std::string fastpath;
   std::string config;
   std::vector<std::string> settings;
   std::vector<std::string> options;
 };
+
+/// --fastpath: names of programs, and files with programs of the user's own.
+struct FastpathArgument {
+  std::string names;
+  std::vector<std::string> objects;  // absolute: the daemon leaves this directory
+};
+FastpathArgument split_fastpath(const std::string &text) {
+  FastpathArgument out;
+  for (const auto part : std::views::split(text, ',')) {
+    const std::string item(part.begin(), part.end());
+    if (item.find('/') != item.npos || item.ends_with(".o"))
+      out.objects.push_back(std::filesystem::absolute(item));
+    else
+      out.names += (out.names.empty() ? "" : ",") + item;
+  }
+  if (out.names.empty() && !out.objects.empty())
+    out.names = "own";
+  return out;
+}
 
 /// Defaults, file, environment, --set, options: the later wins.
 Config configuration(const Arguments &a) {
@@ -58,6 +80,8 @@ Config configuration(const Arguments &a) {
     set_config_key(config, setting);
   if (!a.transport.empty())
     set_config_key(config, "session.transport=" + a.transport);
+  if (!a.fastpath.empty())
+    set_config_key(config, fmt::format("fastpath.programs=\"{}\"", split_fastpath(a.fastpath).names));
   check_config(config);
   return config;
 }
@@ -100,6 +124,13 @@ std::string describe(const Arguments &a, const Session &session) {
   std::string line = fmt::format("{} on {}: transport {}", a.fs, a.mountpoint, session.transport_name());
   if (!session.transport_reason().empty())
     line += fmt::format(" ({})", session.transport_reason());
+  const std::vector<std::string> fastpaths = session.fastpaths();
+  const std::string missing = session.fastpath_reason();
+  if (!fastpaths.empty())
+    line += fmt::format("; fast paths: {}{}", fmt::join(fastpaths, ", "),
+                        missing.empty() ? "" : fmt::format(" ({})", missing));
+  else if (!missing.empty())
+    line += fmt::format("; no fast paths: {}", missing);
   return line;
 }
 
@@ -146,6 +177,10 @@ int serve(const Arguments &a, Ready ready) {
 
   Session session(&fs->ops(), fs->ops_size(), fs->userdata(), mount, config);
   session.debug = a.debug;
+  FastpathOffer offer = fs->fastpath();
+  const std::vector<std::string> objects = split_fastpath(a.fastpath).objects;
+  offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());
+  session.offer_fastpath(offer);
   SignalHandlers handlers(session);
   session.mount();
   auto control = control_server(session);
@@ -265,6 +300,7 @@ void add_mount(CLI::App &app) {
   sub->add_flag("-d,--debug", a->debug, "print every request and reply; implies -f");
   sub->add_option("--transport", a->transport, "auto takes the best that works here")
       ->check(CLI::IsMember({"auto", "ring", "uring", "dev"}));
+  sub->add_option("--fastpath", a->fastpath, "what BPF programs answer in the kernel: metadata,read or none, and files with programs of your own");
   sub->add_option("--config", a->config, "TOML file (default: $EFUSE_CONFIG)");
   sub->add_option("--set", a->settings, "section.key=value, over file and environment")
       ->expected(1)

@@ -31,8 +31,8 @@ std::string text_of(const json &object, const char *name) {
   return it != object.end() && it->is_string() ? it->get<std::string>() : std::string("?");
 }
 
-std::string count_of(const json &counts, const char *way) {
-  const auto it = counts.find(way);
+std::string count_of(const json &counts, const char *name) {
+  const auto it = counts.find(name);
   return it != counts.end() && it->is_number() ? it->dump() : std::string("-");
 }
 
@@ -43,6 +43,7 @@ std::string us_of(const json &mount, const std::string &opcode, const char *part
 }
 
 using Row = std::array<std::string, 9>;
+using ProgramRow = std::array<std::string, 6>;
 
 Row row_of(const json &mount, const std::string &opcode, const json &counts) {
   Row row{opcode};
@@ -54,18 +55,34 @@ Row row_of(const json &mount, const std::string &opcode, const json &counts) {
   return row;
 }
 
-void print_aligned(const std::vector<Row> &rows) {
-  std::array<std::size_t, std::tuple_size_v<Row>> width{};
-  for (const Row &row : rows)
+template <std::size_t N>
+void print_aligned(const std::vector<std::array<std::string, N>> &rows) {
+  std::array<std::size_t, N> width{};
+  for (const auto &row : rows)
     for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
-  for (const Row &row : rows) {
+  for (const auto &row : rows) {
     fmt::print("  {:<{}}", row[0], width[0]);
     for (std::size_t i = 1; i < row.size(); ++i) fmt::print("  {:>{}}", row[i], width[i]);
     fmt::print("\n");
   }
 }
 
-void print_mount(const json &mount) {
+/// What each program has made of the requests that it was asked about.
+void print_programs(const json &mount) {
+  std::vector<ProgramRow> rows{{"fast path", "opcode", "hits", "misses", "declines", "errors"}};
+  for (const json &program : mount.value("fastpath", json::array())) {
+    const json ops = program.value("opcodes", json::object());
+    for (const auto &[opcode, count] : ops.items())
+      rows.push_back({text_of(program, "program"), opcode, count_of(count, "hits"), count_of(count, "misses"),
+                      count_of(count, "declines"), count_of(count, "errors")});
+    if (ops.empty()) rows.push_back({text_of(program, "program"), "-", "0", "0", "0", "0"});
+  }
+  if (rows.size() > 1) print_aligned(rows);
+  if (const std::string reason = mount.value("fastpath_reason", ""); !reason.empty())
+    fmt::print("  not fast: {}\n", reason);
+}
+
+void print_requests(const json &mount) {
   fmt::print("{}  transport {}", text_of(mount, "mountpoint"), text_of(mount, "transport"));
   if (const std::string reason = mount.value("reason", ""); !reason.empty()) fmt::print(" ({})", reason);
   const json requests = mount.value("requests", json::object());
@@ -78,6 +95,11 @@ void print_mount(const json &mount) {
       {"opcode", "ring", "uring", "stock", "fastpath", "queue p50 us", "p99", "service p50 us", "p99"}};
   for (const auto &[opcode, counts] : by_op.items()) rows.push_back(row_of(mount, opcode, counts));
   print_aligned(rows);
+}
+
+void print_mount(const json &mount) {
+  print_requests(mount);
+  print_programs(mount);
 }
 
 void stat(const Options &options) {
