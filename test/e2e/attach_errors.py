@@ -32,6 +32,12 @@ IOC_DRAIN = _ioc(0, 2, 0)
 IOC_DETACH = _ioc(0, 3, 0)
 IOC_WAKE = _ioc(0, 4, 0)
 IOC_TUNE = _ioc(1, 5, TUNE_SIZE)
+CHANGE_FORMAT, BACKING_FORMAT, CREDITS_FORMAT = "4I4Q", "Ii3Q", "2I3Q"
+STATS_SIZE = 40 + 64 * 32
+IOC_CHANGE = _ioc(1, 6, struct.calcsize(CHANGE_FORMAT))
+IOC_BACKING = _ioc(1, 7, struct.calcsize(BACKING_FORMAT))
+IOC_CREDITS = _ioc(1, 8, struct.calcsize(CREDITS_FORMAT))
+IOC_FASTPATH_STATS = _ioc(3, 9, STATS_SIZE)
 
 GOOD = dict(size=ATTACH_SIZE, abi=1, flags=0, fd=-1, rings=1, depth=64, forget=64, slot_in=512, slot_out=512,
             payload=1 << 20, spin=50000, nr_cpus=0, cpus=0, features=0, kern=0, user=0, balance=3, congestion=8, r0=0, r1=0, r2=0)
@@ -181,9 +187,49 @@ def test_unattached():
     dev = open_efuse()
     check("ENTER before attach", attempt(lambda: enter(dev)), "ENOTCONN")
     check("DRAIN before attach", attempt(lambda: fcntl.ioctl(dev, IOC_DRAIN)), "ENOTCONN")
+    check("CHANGE before attach", attempt(lambda: change(dev)), "ENOTCONN")
     check("unknown ioctl", attempt(lambda: fcntl.ioctl(dev, _ioc(0, 77, 0))), "ENOTTY")
     check("mmap before attach", attempt(lambda: raw_mmap(dev, 4096, 1, 1, 0)), "ENOTCONN")
     os.close(dev)
+
+
+def change(dev, size=48, phase=0, what=0, name_len=0, nodeid=0, name=0, r0=0, r1=0):
+    fcntl.ioctl(dev, IOC_CHANGE, struct.pack(CHANGE_FORMAT, size, phase, what, name_len, nodeid, name, r0, r1))
+
+
+def backing(dev, size=32, fd=-1, nodeid=1, r0=0, r1=0):
+    fcntl.ioctl(dev, IOC_BACKING, struct.pack(BACKING_FORMAT, size, fd, nodeid, r0, r1))
+
+
+def credits_of(dev, size=32, nr=1, address=0, r0=0, r1=0):
+    fcntl.ioctl(dev, IOC_CREDITS, struct.pack(CREDITS_FORMAT, size, nr, address, r0, r1))
+
+
+def fastpath_stats(dev, size=STATS_SIZE, program=0, r0=0):
+    fcntl.ioctl(dev, IOC_FASTPATH_STATS, bytearray(struct.pack("2I16s2Q", size, program, b"", r0, 0) + bytes(64 * 32)))
+
+
+def test_fastpath(dev):
+    """Of an attachment that never had a program; with programs, the fastpath_* tests and the fuzzer go on."""
+    for what, want, call in [
+        ("CHANGE of everything", "ok", lambda: change(dev)),
+        ("CHANGE with a wrong size", "EINVAL", lambda: change(dev, size=40)),
+        ("CHANGE with reserved", "EINVAL", lambda: change(dev, r1=1)),
+        ("CHANGE of everything with a node", "EINVAL", lambda: change(dev, nodeid=1)),
+        ("CHANGE of a node that begins", "EINVAL", lambda: change(dev, phase=1, what=1, nodeid=1)),
+        ("CHANGE of a node with a name", "EINVAL", lambda: change(dev, what=1, name_len=1)),
+        ("BACKING without a program", "ENOENT", lambda: backing(dev, fd=0)),
+        ("BACKING with a wrong size", "EINVAL", lambda: backing(dev, size=24)),
+        ("BACKING of node 0", "EINVAL", lambda: backing(dev, nodeid=0)),
+        ("CREDITS", "ok", lambda: credits_of(dev)),
+        ("CREDITS with no room", "EINVAL", lambda: credits_of(dev, nr=0)),
+        ("CREDITS with a wrong size", "EINVAL", lambda: credits_of(dev, size=0)),
+        ("FASTPATH_STATS without a program", "ENOENT", lambda: fastpath_stats(dev)),
+        ("FASTPATH_STATS of program 4", "EINVAL", lambda: fastpath_stats(dev, program=4)),
+        ("FASTPATH_STATS with a wrong size", "EINVAL", lambda: fastpath_stats(dev, size=40)),
+        ("FASTPATH_STATS with reserved", "EINVAL", lambda: fastpath_stats(dev, r0=1)),
+    ]:
+        check(what, attempt(call), want)
 
 
 def test_attached(fd):
@@ -230,6 +276,7 @@ def test_attached(fd):
     check("TUNE with congestion 0",
           attempt(lambda: fcntl.ioctl(dev, IOC_TUNE, struct.pack("8I", 32, 0, 1000, 2, 0, 0, 0, 0))), "EINVAL")
 
+    test_fastpath(dev)
     user = raw_mmap(dev, a["user"], read | write, shared, offset(0, 1))
     ctypes.c_uint32.from_address(user + 192).value = 0x7fffffff
     check("complete_tail far ahead", attempt(lambda: enter(dev)), "EINVAL")

@@ -62,6 +62,39 @@ void one_control(const Target &t, Rng &rng, Attachment &a) {
   count(t.shared, Kind::kControl);
 }
 
+/// What the daemon may tell of fast paths, whether there are any or not.
+void one_fastpath(const Target &t, Rng &rng, Attachment &a) {
+  static thread_local efuse_fastpath_stats stats;    // too large for a buffer of every call
+  char name[256];
+  efuse_credit credits[16];
+  efuse_change change{};
+  change.size = rng.one_in(8) ? rng.below(100) : sizeof change;
+  change.phase = rng.below(rng.one_in(8) ? 100 : 3);
+  change.what = rng.below(rng.one_in(8) ? 100 : 3);
+  change.name_len = rng.one_in(4) ? static_cast<std::uint32_t>(rng.next()) : rng.below(256);
+  change.nodeid = rng.one_in(4) ? rng.next() : rng.below(64);
+  change.name = rng.one_in(8) ? reinterpret_cast<std::uintptr_t>(bad_address(rng)) : reinterpret_cast<std::uintptr_t>(name);
+  change.reserved[rng.below(2)] = rng.one_in(8);
+  efuse_backing backing{};
+  backing.size = rng.one_in(8) ? rng.below(100) : sizeof backing;
+  backing.fd = rng.one_in(4) ? static_cast<std::int32_t>(rng.next()) : static_cast<std::int32_t>(rng.below(32)) - 1;
+  backing.nodeid = rng.below(64);
+  efuse_credits take{};
+  take.size = rng.one_in(8) ? rng.below(100) : sizeof take;
+  take.nr = rng.one_in(8) ? static_cast<std::uint32_t>(rng.next()) : rng.below(17);
+  take.credits = rng.one_in(8) || take.nr > 16 ? reinterpret_cast<std::uintptr_t>(bad_address(rng))
+                                               : reinterpret_cast<std::uintptr_t>(credits);
+  stats.size = rng.one_in(8) ? rng.below(5000) : sizeof stats;
+  stats.program = rng.below(rng.one_in(8) ? 1000 : EFUSE_MAX_PROGRAMS);
+  switch (rng.below(4)) {
+    case 0: ::ioctl(a.fd(), EFUSE_IOC_CHANGE, rng.one_in(20) ? bad_address(rng) : &change); break;
+    case 1: ::ioctl(a.fd(), EFUSE_IOC_BACKING, rng.one_in(20) ? bad_address(rng) : &backing); break;
+    case 2: ::ioctl(a.fd(), EFUSE_IOC_CREDITS, rng.one_in(20) ? bad_address(rng) : &take); break;
+    default: ::ioctl(a.fd(), EFUSE_IOC_FASTPATH_STATS, rng.one_in(20) ? bad_address(rng) : &stats);
+  }
+  count(t.shared, Kind::kControl);
+}
+
 void one_bad(const Target &t, Rng &rng, Attachment &a) {
   char argument[256];
   for (char &c : argument)
@@ -130,7 +163,8 @@ int odd_descriptor(const Target &t, Rng &rng) {
 
 void attack_ioctl(const Target &t, Rng &rng, Attachment &a) {
   for (unsigned i = 0, n = 20 + rng.below(60); i < n; ++i) {
-    switch (rng.below(8)) {
+    switch (rng.below(9)) {
+      case 8: one_fastpath(t, rng, a); break;
       case 0: one_control(t, rng, a); break;
       case 1: one_bad(t, rng, a); break;
       case 2: {

@@ -108,7 +108,7 @@ TEST_CASE("every key is read back as it was written", "[config]") {
 
 TEST_CASE("every numeric key refuses what is out of range and what is no number", "[config]") {
   for (const Key &key : config_keys()) {
-    if (key.kind == Key::Kind::cpus) continue;
+    if (key.kind == Key::Kind::cpus || key.kind == Key::Kind::seconds) continue;
     const std::string name = key.full_name();
     INFO(name);
     const std::string expected = name + ": expected " + key.expected() + ", got ";
@@ -119,7 +119,7 @@ TEST_CASE("every numeric key refuses what is out of range and what is no number"
     CHECK(set_error_of(name + "=") == expected + "\"\"");
     CHECK(set_error_of(name + "=-1") == expected + "-1");
     CHECK(set_error_of(name + "=18446744073709551616") != "no error");
-    if (key.kind == Key::Kind::flag || key.kind == Key::Kind::choice) {
+    if (key.kind == Key::Kind::flag || key.kind == Key::Kind::choice || key.kind == Key::Kind::names) {
       CHECK(set_error_of(name + "=1") == expected + "1");
       continue;
     }
@@ -147,10 +147,10 @@ TEST_CASE("errors carry file, line, column, key and what was expected", "[config
         "forget_depth, payload_size, workers_per_ring");
   CHECK(error_of("\n[rings]\n") ==
         "efuse.toml:2:2: \"rings\": unknown section, expected one of session, ring, "
-        "polling, balance, placement, dev, stats");
+        "polling, balance, placement, fastpath, dev, stats");
   CHECK(error_of("depth = 128\n") ==
         "efuse.toml:1:1: \"depth\": unknown section, expected one of session, ring, "
-        "polling, balance, placement, dev, stats");
+        "polling, balance, placement, fastpath, dev, stats");
   CHECK(error_of("ring = 128\n") == "efuse.toml:1:1: ring: expected a table, got 128");
   CHECK(error_of("[[ring]]\ndepth = 128\n").find("ring: expected a table, got an array") !=
         std::string::npos);
@@ -376,6 +376,50 @@ TEST_CASE("what may change while mounted", "[config]") {
         "balance.policy: expected \"local\", \"round_robin\", \"random\" or \"least_loaded\", got \"best\"");
   CHECK(error_of_live("balance.congestion=0").starts_with("balance.congestion: expected an integer from 1 to"));
   CHECK(config == before);
+}
+
+TEST_CASE("fast paths are a list of names", "[config]") {
+  CHECK(Config{}.fastpath_programs == 0);
+  CHECK(loaded("[fastpath]\nprograms = \"metadata,read\"\n").fastpath_programs ==
+        (kFastpathMetadata | kFastpathRead));
+  CHECK(loaded("[fastpath]\nprograms = \" read , own \"\n").fastpath_programs == (kFastpathRead | kFastpathOwn));
+  CHECK(loaded("[fastpath]\nprograms = \"none\"\n").fastpath_programs == 0);
+  Config config;
+  set_config_key(config, "fastpath.programs=read,metadata");
+  CHECK(find_config_key("fastpath", "programs")->value_toml(config) == "\"metadata,read\"");
+  for (const char *bad : {"metadata,", ",", "metadata,none", "writes", "metadata read"})
+    CHECK(set_error_of(std::string("fastpath.programs=") + bad)
+              .starts_with("fastpath.programs: expected \"none\" or some of \"metadata\", \"read\" or \"own\", with "
+                           "commas between, got \""));
+  set_live_config_key(config, "fastpath.programs=none");
+  CHECK(config.fastpath_programs == 0);
+}
+
+TEST_CASE("validity of fast answers is in seconds", "[config]") {
+  const auto valid = [](const std::string &text) {
+    return loaded("[fastpath]\nvalid = " + text + "\n").fastpath_valid_ns;
+  };
+  CHECK(Config{}.fastpath_valid_ns == kValidAsOffered);
+  CHECK(valid("1") == 1'000'000'000);
+  CHECK(valid("1.5") == 1'500'000'000);
+  CHECK(valid("0.000001") == 1'000);
+  CHECK(valid("0") == 0);
+  CHECK(valid("\"inf\"") == kValidForever);
+  CHECK(valid("inf") == kValidForever);
+  CHECK(valid("\"filesystem\"") == kValidAsOffered);
+  for (const std::string text : {"1", "0.25", "3600000000", "\"inf\"", "\"filesystem\"", "0"}) {
+    INFO(text);
+    Config config = loaded("[fastpath]\nvalid = " + text + "\n");
+    CHECK(loaded(to_toml(config)) == config);
+  }
+  for (const char *bad : {"-1", "nan", "-inf", "true", "\"1\"", "\"soon\"", "[1]", "4e9", "99999999999"})
+    CHECK(error_of(std::string("[fastpath]\nvalid = ") + bad + "\n")
+              .starts_with("efuse.toml:2:9: fastpath.valid: expected seconds, \"inf\" or \"filesystem\", got "));
+  Config config;
+  set_config_key(config, "fastpath.valid=inf");
+  CHECK(config.fastpath_valid_ns == kValidForever);
+  set_config_key(config, "fastpath.valid=filesystem");
+  CHECK(config.fastpath_valid_ns == kValidAsOffered);
 }
 
 TEST_CASE("the example file is what to_toml() prints", "[config]") {

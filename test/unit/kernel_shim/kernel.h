@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * As much of the kernel's environment as kmod/efuse_ring/ring.h and pool.c need
- * to compile in user space, for pool_test. Locks only check that they are held
+ * As much of the kernel's environment as kmod/efuse_ring/ring.h, pool.c and changes.c need
+ * to compile in user space, for pool_test and changes_test. Locks only check that they are held
  * where the module says so; the bitmap functions go bit by bit, which leaves
  * nothing to get wrong and keeps the kernel's documented results.
  */
@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef uint8_t u8;
@@ -52,9 +53,42 @@ static inline void spin_unlock(spinlock_t *lock)
 typedef struct { int counter; } atomic_t;
 typedef struct { s64 counter; } atomic64_t;
 
-static inline void atomic_set(atomic_t *v, int to) { v->counter = to; }
-static inline int atomic_read(const atomic_t *v) { return v->counter; }
-static inline void atomic_inc(atomic_t *v) { v->counter++; }
+static inline void atomic_set(atomic_t *v, int to) { __atomic_store_n(&v->counter, to, __ATOMIC_RELAXED); }
+static inline int atomic_read(const atomic_t *v) { return __atomic_load_n(&v->counter, __ATOMIC_RELAXED); }
+static inline int atomic_read_acquire(const atomic_t *v) { return __atomic_load_n(&v->counter, __ATOMIC_ACQUIRE); }
+static inline void atomic_inc(atomic_t *v) { __atomic_fetch_add(&v->counter, 1, __ATOMIC_RELAXED); }
+static inline int atomic_dec_return_release(atomic_t *v) { return __atomic_sub_fetch(&v->counter, 1, __ATOMIC_RELEASE); }
+static inline s64 atomic64_read(const atomic64_t *v) { return __atomic_load_n(&v->counter, __ATOMIC_RELAXED); }
+static inline void atomic64_set(atomic64_t *v, s64 to) { __atomic_store_n(&v->counter, to, __ATOMIC_RELAXED); }
+static inline s64 atomic64_inc_return(atomic64_t *v) { return __atomic_add_fetch(&v->counter, 1, __ATOMIC_SEQ_CST); }
+
+static inline bool atomic64_try_cmpxchg(atomic64_t *v, u64 *old, s64 to)
+{
+	return __atomic_compare_exchange_n(&v->counter, (s64 *)old, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+#define smp_mb__after_atomic()	__atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define smp_rmb()		__atomic_thread_fence(__ATOMIC_ACQUIRE)
+
+#define GFP_KERNEL_ACCOUNT	0
+#define kvcalloc(n, size, gfp)	calloc(n, size)
+#define kvfree(p)		free(p)
+#define clamp_t(type, v, lo, hi) ((type)(v) < (type)(lo) ? (type)(lo) : (type)(v) > (type)(hi) ? (type)(hi) : (type)(v))
+
+/* The kernel's multiplicative hash; any would do. */
+static inline u64 hash_64(u64 value, unsigned int bits)
+{
+	return value * 0x61C8864680B583EBull >> (64 - bits);
+}
+
+static inline u32 order_base_2(u32 n)
+{
+	u32 bits = 0;
+
+	while (bits < 31 && (1u << bits) < n)
+		bits++;
+	return bits;
+}
 
 struct list_head { struct list_head *next, *prev; };
 struct mutex { int unused; };

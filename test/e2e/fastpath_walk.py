@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# where: vm
+# timeout: 900
+# quick: yes
+"""How many requests fast paths save in programs that look at many files: find, ls -lR, git status and a C build, on
+passthrough over a tmpfs whose source nobody else changes, with no caching by the kernel itself. Each runs first cold,
+once the kernel has forgotten all, and then warm; what it prints or makes is the same with and without fast paths.
+
+TREE_FILES (250), BUILD_FILES (1): how large the tree and the C project are. FASTPATH, see fastpath_mounts.py."""
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+from fastpath_mounts import EVERY_CALL, FastMount, NONE, PROGRAMS, Tmpfs, drop_caches, require_fastpaths, skip
+
+TREE_FILES = int(os.environ.get("TREE_FILES", "250"))
+BUILD_FILES = int(os.environ.get("BUILD_FILES", "1"))
+FILES_PER_DIRECTORY = 25
+SUBDIRECTORIES = 8
+INCLUDE_DIRECTORIES = 6
+HEADERS_PER_DIRECTORY = 4
+ENTRIES = max(131072, 4 * TREE_FILES)   # nodes, names, attributes
+# A build opens, reads and closes what it includes, and writes.
+LEAST_SAVED = {"find -newer": 0.9, "ls -lR": 0.9, "git status": 0.9, "find": 0.9, "make": 0.6}
+
+
+def run(*command, cwd=None):
+    env = {**os.environ, "HOME": "/nonexistent", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="surrogateescape",
+                          check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}: {done.stderr[-1000:]}"
+    return done.stdout
+
+
+def make_tree(top):
+    """Directories within directories, files of a few different contents; some links, some attributes."""
+    directories = [top]
+    for i in range(1, max(1, TREE_FILES // FILES_PER_DIRECTORY)):
+        path = f"{directories[(i - 1) // SUBDIRECTORIES]}/directory{i}"
+        os.mkdir(path)
+        directories.append(path)
+    for i in range(TREE_FILES):
+        path = f"{directories[i % len(directories)]}/file{i}"
+        if i % 50 == 49:
+            os.symlink(f"file{i - len(directories)}", path)
+            continue
+        with open(path, "w", encoding="ascii") as f:
+            f.write(f"{i % 64}\n" * (i % 64))
+        os.utime(path, (1_500_000_000 + i, 1_500_000_000 + i))
+        if i % 50 == 7:
+            os.setxattr(path, "user.number", str(i).encode())
+
+
+def make_repository(top):
+    """As git gc leaves one: hardly any files of its own."""
+    git(top, "init", "-q", "--template=")
+    git(top, "add", "-A")
+    git(top, "-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-q", "-m", "all")
+    git(top, "gc", "-q")
+
+
+def git(top, *arguments):
+    return run("git", "-c", f"safe.directory={top}", "-c", "gc.auto=0", "-C", top, *arguments)
+
+
+def make_project(top):
+    """Sources that include headers of every include directory, which the compiler looks for in all before."""
+    for d in range(INCLUDE_DIRECTORIES):
+        os.makedirs(f"{top}/include{d}/part")
+        for h in range(HEADERS_PER_DIRECTORY):
+            with open(f"{top}/include{d}/part/h{d}_{h}.h", "w", encoding="ascii") as f:
+                below = f"#include <part/h{d - 1}_{h}.h>\n" if d else ""
+                f.write(f"#pragma once\n{below}static inline int f{d}_{h}(int x) {{ return x + {d * h}; }}\n")
+    os.mkdir(f"{top}/src")
+    for i in range(BUILD_FILES):
+        with open(f"{top}/src/s{i}.c", "w", encoding="ascii") as f:
+            f.writelines(f"#include <part/h{d}_{h}.h>\n" for d in range(INCLUDE_DIRECTORIES)
+                         for h in range(HEADERS_PER_DIRECTORY))
+            f.write(f"int s{i}(int x) {{ return f{i % INCLUDE_DIRECTORIES}_0(x); }}\n")
+    flags = " ".join(f"-Iinclude{d}" for d in range(INCLUDE_DIRECTORIES))
+    with open(f"{top}/Makefile", "w", encoding="ascii") as f:
+        f.write(f"OBJECTS := {' '.join(f'src/s{i}.o' for i in range(BUILD_FILES))}\n"
+                f"all.a: $(OBJECTS)\n\tar rcsD $@ $^\n"
+                f"src/%.o: src/%.c\n\tgcc {flags} -MMD -c -o $@ $<\n"
+                "clean:\n\trm -f src/*.o src/*.d all.a\n-include $(OBJECTS:.o=.d)\n")
+
+
+def build(top):
+    run("make", "-s", "clean", cwd=top)
+    run("make", "-s", cwd=top)
+    return ""
+
+
+WORK = {
+    "find": lambda m: sorted(run("find", m + "/tree").splitlines()),
+    "find -newer": lambda m: sorted(run("find", m + "/tree", "-newer", m + "/tree/file0").splitlines()),
+    "ls -lR": lambda m: run("ls", "-lRA", "--time-style=full-iso", m + "/tree"),
+    # That the index stays as it is, as in tools that ask often.
+    "git status": lambda m: git(m + "/tree", "--no-optional-locks", "status", "--porcelain"),
+    "make": lambda m: build(m + "/project"),
+}
+
+
+class Sample:
+    """What one run of a program cost."""
+
+    def __init__(self, mount, work):
+        before = mount.requests()
+        begin = time.monotonic()
+        self.output = work(mount.directory)
+        self.seconds = time.monotonic() - begin
+        self.daemon, self.fast = (b - a for a, b in zip(before, mount.requests()))
+
+
+class Side:
+    """All programs on one mount."""
+
+    def __init__(self, source, mountpoint, programs):
+        options = f"source={source},fastpath_timeout=inf,{EVERY_CALL}"
+        arguments = ["--set", f"fastpath.entries={ENTRIES}"] if programs != "none" else []
+        self.mount = FastMount(*arguments, "-o", options, fs="passthrough", programs=programs)
+        try:
+            # Under one name, because programs print it.
+            subprocess.run(["mount", "--bind", self.mount.directory, mountpoint], check=True)
+            self.cold, self.warm = {}, {}
+            for name, work in WORK.items():
+                drop_caches()
+                before = self.mount.by_opcode()
+                self.cold[name] = Sample(self.mount, lambda _, work=work: work(mountpoint))
+                middle = self.mount.by_opcode()
+                self.warm[name] = Sample(self.mount, lambda _, work=work: work(mountpoint))
+                after = self.mount.by_opcode()
+                self.show(name, "cold", before, middle)
+                self.show(name, "warm", middle, after)
+            self.listing = listing(mountpoint)
+            self.objects = {}
+            for directory, _, files in os.walk(mountpoint + "/project"):
+                for f in files:
+                    path = f"{directory}/{f}"
+                    with open(path, "rb") as content:
+                        self.objects[os.path.relpath(path, mountpoint)] = content.read()
+        finally:
+            subprocess.run(["umount", "-l", mountpoint], check=False)
+            self.mount.close()
+
+    @staticmethod
+    def show(name, which, before, after):
+        if not os.environ.get("WALK_VERBOSE"):
+            return
+        change = {op: n - before.get(op, 0) for op, n in after.items()}
+        text = ", ".join(f"{op} {n}" for op, n in sorted(change.items(), key=lambda c: -c[1]) if n)
+        print(f"  {name}, {which}: {text}", flush=True)
+
+
+def listing(top):
+    """All that does not depend on when it was looked at: what was built is new on each side."""
+    text = run("find", top, "-path", top + "/project*", "-printf", "%y %m %s %p\\n",
+               "-o", "-type", "d", "-printf", "%y %m %U %G %n %T@ %P\\n", "-o",
+               "-printf", "%y %m %U %G %s %n %T@ %l %P\\n")
+    attributes = []
+    for directory, _, files in os.walk(top + "/tree"):
+        for f in files:
+            path = f"{directory}/{f}"
+            attributes += [f"{path}: {a}={os.getxattr(path, a, follow_symlinks=False)}"
+                           for a in os.listxattr(path, follow_symlinks=False)]
+    return sorted(text.splitlines()) + sorted(attributes)
+
+
+def differences(a, b, what):
+    """The first difference of two outputs, or nothing."""
+    if a == b:
+        return []
+    lines = [x.splitlines() if isinstance(x, str) else list(x) for x in (a, b)]
+    first = next((pair for pair in zip(*lines) if pair[0] != pair[1]), ("lengths", [len(x) for x in lines]))
+    return [f"{what} differs: {first[0]!r} without, {first[1]!r} with fast paths"]
+
+
+def compare(plain, fast):
+    """Prints the table. Returns what is wrong."""
+    wrong = []
+    print(f"{'':20}{'requests to the daemon':>33}{'':3}{'seconds':>18}")
+    print(f"{'':20}{'without':>11}{'with':>11}{'fewer':>11}   {'without':>9}{'with':>9}{'ratio':>8}")
+    for name in WORK:
+        for which in ("cold", "warm"):
+            p, f = getattr(plain, which)[name], getattr(fast, which)[name]
+            saved = 1 - f.daemon / p.daemon
+            print(f"{name + ', ' + which:20}{p.daemon:11}{f.daemon:11}{saved:11.1%}   {p.seconds:9.2f}{f.seconds:9.2f}"
+                  f"{p.seconds / f.seconds:8.2f}")
+            wrong += differences(p.output, f.output, f"{name}, {which}")
+            if which == "warm" and saved < LEAST_SAVED[name] and not NONE:
+                wrong.append(f"{name}: {saved:.1%} fewer requests, expected {LEAST_SAVED[name]:.0%}")
+    wrong += differences(plain.listing, fast.listing, "the tree")
+    wrong += differences([f"{k} {hash(v)}" for k, v in sorted(plain.objects.items())],
+                         [f"{k} {hash(v)}" for k, v in sorted(fast.objects.items())], "what was built")
+    return wrong
+
+
+def main():
+    require_fastpaths()
+    for tool in ("git", "make", "gcc"):
+        if not shutil.which(tool):
+            skip(f"there is no {tool}")
+    source, point = Tmpfs(), Tmpfs("1m")
+    try:
+        os.mkdir(source.path + "/tree")
+        os.mkdir(source.path + "/project")
+        make_tree(source.path + "/tree")
+        make_repository(source.path + "/tree")
+        make_project(source.path + "/project")
+        print(f"{TREE_FILES} files, {BUILD_FILES} sources, fast paths {PROGRAMS}", flush=True)
+        plain = Side(source.path, point.path, "none")
+        fast = Side(source.path, point.path, PROGRAMS)
+    finally:
+        source.close()
+        point.close()
+    wrong = compare(plain, fast)
+    for line in wrong:
+        print(f"FAILED: {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
