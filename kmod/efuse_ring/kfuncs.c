@@ -102,14 +102,21 @@ __bpf_kfunc int bpf_efuse_entry(struct efuse_request *req, struct fuse_entry_out
 	return 0;
 }
 
-/* Not bool: of that only one byte would be returned, and programs look at the whole register. */
+/*
+ * Not bool: of that only one byte would be returned, and programs look at the whole register.
+ * A name is one of its directory in this life: a later one of the same number, which
+ * its FORGET has stamped, has other names.
+ */
 __bpf_kfunc int bpf_efuse_fresh(struct efuse_request *req, u32 kind, u64 node, u64 where, u64 tag)
 {
+	struct efuse_changes *c = &req->fp->changes;
+
 	if (kind == EFUSE_NAME)
-		node = req->name_hash;
-	else if (kind >= EFUSE_NAME)
+		return efuse_is_fresh(c, req->effects, kind, req->name_hash, 0, tag) &&
+		       efuse_is_fresh(c, req->effects, EFUSE_DATA, req->parent, EFUSE_DATA_WHOLE, tag) ? 1 : 0;
+	if (kind > EFUSE_NAME)
 		return 0;
-	return efuse_is_fresh(&req->fp->changes, req->effects, kind, node, where, tag) ? 1 : 0;
+	return efuse_is_fresh(c, req->effects, kind, node, where, tag) ? 1 : 0;
 }
 
 __bpf_kfunc int bpf_efuse_touch(struct efuse_request *req, u32 kind, u64 node, u64 where)
