@@ -226,6 +226,8 @@ TEST_CASE("changes: no answer is older than what anybody has been told") {
 }
 
 TEST_CASE("changes: who does not ask is told old things (the test can fail)") {
-  Race race(false);
-  CHECK(race.run(300) > 0);
+  std::uint64_t stale = 0;
+  for (int i = 0; i < 50 && stale == 0; ++i)  // how often threads meet is the machine's to say
+    stale = Race(false).run(300);
+  CHECK(stale > 0);
 }
