@@ -5,7 +5,7 @@
 # quick: yes
 # A daemon that breaks the ring contract in every way: test/hostile/main.cc says what must hold all the same.
 # HOSTILE_SECONDS (60), HOSTILE_SEED (at random), HOSTILE_ARGS: more of hostile-daemon's options. For an hour, with
-# allocations that fail: HOSTILE_SECONDS=3600 scripts/vm --kernel debug --timeout 4500 -- test/e2e/hostile_daemon.sh
+# allocations that fail: scripts/vm --kernel debug --timeout 4500 -- env HOSTILE_SECONDS=3600 test/e2e/hostile_daemon.sh
 . "$(dirname "$0")/lib.sh"
 
 seconds=${HOSTILE_SECONDS:-60}

@@ -4,7 +4,7 @@
 # timeout: 300
 # Fast paths whose maps hold anything at all: test/hostile/maps.cc says what is written into them.
 # HOSTILE_SECONDS (20), HOSTILE_SEED (at random), HOSTILE_CALLS (10000): programs must have run so often. A million on
-# the debug kernel: HOSTILE_SECONDS=600 HOSTILE_CALLS=1000000 scripts/vm --kernel debug --timeout 900 -- test/e2e/hostile_maps.sh
+# the debug kernel: scripts/vm --kernel debug --timeout 900 -- env HOSTILE_SECONDS=600 HOSTILE_CALLS=1000000 test/e2e/hostile_maps.sh
 . "$(dirname "$0")/lib.sh"
 
 [ -x "$EFUSE_BUILD/test/hostile/hostile_maps" ] || skip "built without fast paths"
