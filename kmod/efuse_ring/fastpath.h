@@ -145,19 +145,26 @@ struct efuse_fastpath {
 	atomic_t daemon_changes;		/* EFUSE_CHANGE_BEGIN without END */
 };
 
-extern struct workqueue_struct *efuse_fastpath_wq;
-
 #define EFUSE_MEMBER(name)	((s16)offsetof(struct efuse_fastpath_ops, name))
+
+static inline struct efuse_fastpath *efuse_fastpath_of(struct efuse_conn *ec)
+{
+	return smp_load_acquire(&ec->fastpath);	/* pairs with efuse_fastpath_make() */
+}
 
 /* fastpath.c */
 void efuse_fastpath_call(struct efuse_fastpath *fp, s16 member, struct efuse_request *r);
 int efuse_fastpath_init(void);
 void efuse_fastpath_exit(void);
 void efuse_fastpath_synchronize(void);
-struct efuse_fastpath *efuse_fastpath_of(struct efuse_conn *ec);
-void efuse_fastpath_free(struct efuse_conn *ec);
 void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct fuse_req *req, const void *body);
 bool efuse_fastpath_send(struct efuse_fastpath *fp, struct fuse_req *req, struct efuse_effects *effects);
+
+/* programs.c */
+int efuse_programs_init(void);
+void efuse_fastpath_free(struct efuse_conn *ec);
+
+/* fastpath_ioctl.c */
 long efuse_fastpath_change(struct efuse_conn *ec, struct efuse_change __user *arg);
 long efuse_fastpath_backing(struct efuse_conn *ec, struct efuse_backing __user *arg);
 long efuse_fastpath_credits(struct efuse_conn *ec, struct efuse_credits __user *arg);
