@@ -238,6 +238,10 @@ class Vm:
                  # While identify_cpu() collects the CPU's features anew, KASAN takes 5-level addresses for wild ones:
                  # an interrupt just then is a report, and the last one, at every few boots.
                  "no5lvl"]
+        if self.accel == "tcg":
+            # Emulated, the TSC is the host's: the same on all CPUs and cheap. The kernel cannot know, and would take the
+            # ACPI timer, where each look at the clock is an access to a device, one CPU at a time.
+            words += ["tsc=reliable", "clocksource=tsc"]
         if os.environ.get("EFUSE_VM_EARLYCON"):
             words.append("earlycon=uart8250,io,0x3f8")
         return " ".join(words)
