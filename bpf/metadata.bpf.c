@@ -121,7 +121,11 @@ static __always_inline struct attr_set *attr_set_of(__u64 node)
 	return bpf_map_lookup_elem(&efuse_attrs, &at);
 }
 
-static __always_inline bool find_attr(struct efuse_request *req, __u64 node, struct fuse_attr_out *out)
+/*
+ * Copies the node's attributes, or, without `copy`, replies with them. false: there are none, and
+ * what has been replied is to be thrown away.
+ */
+static __always_inline bool find_attr(struct efuse_request *req, __u64 node, struct fuse_attr_out *copy)
 {
 	struct attr_set *set = attr_set_of(node);
 	struct attr_way *way;
@@ -138,7 +142,10 @@ static __always_inline bool find_attr(struct efuse_request *req, __u64 node, str
 	key = way->node;
 	tag = way->tag;
 	time = way->time;
-	copy_words(out, &way->out, sizeof(*out));
+	if (copy)
+		copy_words(copy, &way->out, sizeof(*copy));
+	else if (bpf_efuse_reply(req, &way->out, sizeof(way->out)))
+		return false;
 	if (read_changed(&set->head, w, seq) || key != node || !node || too_old(time) ||
 	    !bpf_efuse_fresh(req, EFUSE_ATTR, node, 0, tag))
 		return false;
@@ -403,11 +410,7 @@ int BPF_PROG(name_changes, struct efuse_request *req)
 SEC("struct_ops/getattr")
 int BPF_PROG(getattr, struct efuse_request *req)
 {
-	struct fuse_attr_out out;
-
-	if (!find_attr(req, req->nodeid, &out) || bpf_efuse_reply(req, &out, sizeof(out)))
-		return EFUSE_FP_MISS;
-	return EFUSE_FP_ANSWERED;
+	return find_attr(req, req->nodeid, NULL) ? EFUSE_FP_ANSWERED : EFUSE_FP_MISS;
 }
 
 /* ---- extended attributes -------------------------------------------------- */

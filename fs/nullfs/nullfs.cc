@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -121,6 +122,14 @@ class Nullfs : public Filesystem {
 
   [[nodiscard]] const fuse_lowlevel_ops &ops() const noexcept override;
   [[nodiscard]] void *userdata() noexcept override { return this; }
+  /// Nothing changes but by requests. No blocks: what is read is no data.
+  [[nodiscard]] FastpathOffer fastpath() const override {
+    FastpathOffer offer;
+    offer.metadata = offer.stateless_directories = true;
+    offer.valid = std::numeric_limits<double>::infinity();
+    offer.access_times = AccessTimes::never;
+    return offer;
+  }
 
   void fill(fuse_ino_t id, struct stat &st) const noexcept {
     const mode_t type = type_of(id);

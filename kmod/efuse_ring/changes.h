@@ -57,6 +57,15 @@ struct efuse_changes {
 	u32 bits;
 };
 
+/* at[] is as it was. */
+static inline void efuse_effects_none(struct efuse_effects *e)
+{
+	e->tag = 0;
+	e->start_ns = 0;
+	e->nr = 0;
+	e->all = false;
+}
+
 int efuse_changes_init(struct efuse_changes *c, u32 nodes);
 void efuse_changes_free(struct efuse_changes *c);
 void efuse_effects_add(struct efuse_changes *c, struct efuse_effects *e, u32 kind, u64 node, u64 where);

@@ -55,25 +55,39 @@ void efuse_fastpath_call(struct efuse_fastpath *fp, s16 member, struct efuse_req
 	rcu_read_unlock();
 }
 
+/* Member by member: this is what a hit pays for whether or not its program looks at it. */
 static void efuse_see(struct efuse_request *r, struct efuse_fastpath *fp, struct fuse_req *req,
 		      struct efuse_effects *effects)
 {
 	const struct fuse_in_header *h = &req->in.h;
 
-	memset(r, 0, offsetof(struct efuse_request, entry_out));
 	r->opcode = h->opcode;
 	r->flags = test_bit(FR_BACKGROUND, &req->flags) ? EFUSE_REQ_BACKGROUND : 0;
 	r->nodeid = h->nodeid;
 	r->uid = h->uid;
 	r->gid = h->gid;
 	r->pid = h->pid;
+	r->error = 0;
+	r->reply_len = 0;
 	r->reply_cap = fuse_len_args(req->args->out_numargs, req->args->out_args);
+	r->answered_by = EFUSE_BY_DAEMON;
+	r->name_len = 0;
 	r->tag = effects->tag;
 	r->name_tag = effects->tag;
 	r->start_ns = effects->start_ns;
+	r->parent = 0;
+	r->name_hash = 0;
+	r->life = 0;
 	r->fp = fp;
 	r->req = req;
 	r->effects = effects;
+	r->backing = NULL;
+	r->body = NULL;
+	r->written = 0;
+	r->replied = false;
+	r->entry_given = false;
+	r->cursor = (struct efuse_cursor) {};
+	r->done = false;
 }
 
 static void efuse_count(struct efuse_fastpath *fp, unsigned int program, u32 opcode, int result)

@@ -227,7 +227,7 @@ void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 {
 	struct efuse_conn *ec = efuse_conn_of(fiq);
 	struct efuse_fastpath *fp = efuse_fastpath_of(ec);
-	struct efuse_effects effects = {};
+	struct efuse_effects effects;
 	u64 stamp;
 
 	/* DESTROY ends the connection that the rings live on; replies to notifications are not requests. */
@@ -235,7 +235,9 @@ void efuse_send_req(struct fuse_iqueue *fiq, struct fuse_req *req)
 		ec->stock->send_req(fiq, req);
 		return;
 	}
-	if (fp && efuse_fastpath_send(fp, req, &effects))
+	if (!fp)
+		efuse_effects_none(&effects);
+	else if (efuse_fastpath_send(fp, req, &effects))
 		return;
 	if (efuse_submit(ec, req, &effects))
 		return;
