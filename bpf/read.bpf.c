@@ -8,18 +8,19 @@
  * Each CPU chooses for itself, apart for five sizes of request and for background
  * requests, by the mean time from sending to reply of the requests that it has done:
  *
- * - The better way serves until PERIOD requests or PERIOD_NS have passed; then the
- *   other one is probed: backing with PROBE requests, blocks with `trial` of them, of
- *   which the first half only fills the cache. Blocks that win are kept until a later
- *   probe of the backing file says otherwise; each trial that they lose makes the
- *   next one twice as long, up to MOST_TRIAL, so that a larger working set gets its chance.
- * - It must not be more than a tenth slower than the better way. A probe that cost x
- *   longer than the same requests would have cost is followed by 20 x of the better way,
- *   however long that takes: a twentieth is all that probing costs. What trials cost is
- *   told with the same clock, filling included.
- * - The way in use is looked at every CHUNK requests; if it is slower than
- *   what was last seen of the other one (blocks whose file is read no more), the other
- *   one is probed at once.
+ * - The better way serves. One request of SAMPLE is measured, found by a hash of when
+ *   it was sent, so that the others pay for no clock.
+ * - After PERIOD requests or PERIOD_NS the other way is tried: backing with PROBE requests,
+ *   blocks with `trial` of them, of which the first half only fills the cache. Blocks
+ *   that win are kept until a later trial of the backing file says otherwise; each trial
+ *   that they lose makes the next one twice as long, up to MOST_TRIAL, so that a larger
+ *   working set gets its chance.
+ * - It must not be more than a tenth slower than the better way, at no time: what trials
+ *   cost beyond the better way comes out of a budget, one part in 32 of the time that the
+ *   better way has served. Once that is spent the better way serves again, and the
+ *   trial goes on when there is budget for a few requests more.
+ * - Where the way in use has become slower than what was last seen of the other one
+ *   (blocks whose file is read no more), the other one is tried at once.
  *
  * Files without a backing file have their blocks kept always, and do not count.
  */
@@ -29,11 +30,13 @@
 #define SIZES		5
 #define PERIOD		4096
 #define PERIOD_NS	1000000000ull
-#define CHUNK		64
+#define SAMPLE		8
+#define CHUNK		32	/* samples that make a mean */
 #define PROBE		16
 #define FIRST_TRIAL	64
 #define MOST_TRIAL	4096
-#define BUDGET		20	/* one part in so many */
+#define BUDGET		32	/* one part in so many */
+#define RESUME		16	/* times the better way's mean: budget for a trial to go on */
 
 enum { READ_BLOCKS = 1, READ_BACKING, READ_ADAPTIVE };
 
@@ -67,18 +70,18 @@ enum { BACKING, BLOCKS };
 
 /* Of one size on one CPU. Not exact where one program preempts another, and need not be. */
 struct choice {
-	__u32 now;
 	__u32 best;
-	__u32 count;		/* requests since `now` was chosen */
-	__u32 unmeasured;	/* of which so many are not to be measured */
-	__u32 n;		/* measured */
-	__u32 trial;
-	__u64 sum;
-	__u64 total;		/* of all, measured or not */
-	__u64 chunk;		/* total when the chunk began */
-	__u64 since;
-	__u64 owed;		/* requests to serve before the next probe */
-	__u64 mean[2];		/* when last measured; 0: never */
+	__u32 trying;		/* the other one serves */
+	__u32 trial;		/* requests that one of blocks takes */
+	__u32 tried;		/* of the trial that is under way */
+	__u32 tried_n;		/* of them measured */
+	__u32 n;		/* samples of the better way since its mean was taken */
+	__u64 sum;		/* their time */
+	__u64 tried_sum;
+	__s64 budget;		/* ns that trials may cost still */
+	__u64 count;		/* requests since the last trial ended, about */
+	__u64 since;		/* when it did */
+	__u64 mean[2];		/* 0: not measured yet */
 };
 
 set_map(efuse_blocks, block_set);
@@ -248,8 +251,9 @@ static __always_inline void keep_blocks(struct efuse_request *req, const struct 
 
 /* ---- which one ------------------------------------------------------------- */
 
-static __always_inline struct choice *choice_for(const struct efuse_request *req, __u32 size)
+static __always_inline struct choice *choice_for(const struct efuse_request *req)
 {
+	__u32 size = req->reply_cap;
 	__u32 at = size <= 4096 ? 0 : size <= 16384 ? 1 : size <= 65536 ? 2 : size <= 262144 ? 3 : 4;
 
 	if (req->flags & EFUSE_REQ_BACKGROUND)
@@ -257,84 +261,97 @@ static __always_inline struct choice *choice_for(const struct efuse_request *req
 	return bpf_map_lookup_elem(&read_choices, &at);
 }
 
-static __always_inline void choose(struct choice *c, __u32 way, __u32 unmeasured, __u64 now)
+static __always_inline __u32 way_now(const struct choice *c)
 {
-	c->now = way;
-	c->unmeasured = unmeasured;
-	c->count = 0;
+	return (c->best != 0) != (c->trying != 0) ? BLOCKS : BACKING;
+}
+
+static __always_inline __u64 *mean_of(struct choice *c, bool better)
+{
+	return (c->best != 0) == better ? &c->mean[BLOCKS] : &c->mean[BACKING];
+}
+
+/* Is this request measured? The same for each who asks. Until there is a mean, all are. */
+static __always_inline bool sampled(struct choice *c, const struct efuse_request *req)
+{
+	return c->trying || !*mean_of(c, true) || mix(req->start_ns, 0) % SAMPLE == 0;
+}
+
+static __always_inline void end_trial(struct choice *c, __u64 now)
+{
+	c->trying = 0;
+	c->tried = 0;
+	c->tried_n = 0;
+	c->tried_sum = 0;
 	c->n = 0;
 	c->sum = 0;
-	c->total = 0;
-	c->chunk = 0;
+	c->count = 0;
 	c->since = now;
 }
 
-static __always_inline void probe(struct choice *c, __u64 now)
+static __always_inline void measured_better(struct choice *c, __u64 ns, __u64 now)
 {
-	if (c->best == BLOCKS) {
-		choose(c, BACKING, 1, now);
-		return;
-	}
-	if (c->trial < FIRST_TRIAL)
-		c->trial = FIRST_TRIAL;
-	choose(c, BLOCKS, c->trial / 2, now);
-}
-
-/* Is it time to look at the other way? */
-static __always_inline bool served(struct choice *c, __u64 now)
-{
-	__u64 other = c->mean[c->best ? BACKING : BLOCKS];
+	__u64 *mean = mean_of(c, true), other = *mean_of(c, false);
+	__u32 stands_for = *mean ? SAMPLE : 1;
 	bool slow = false;
 
-	if (c->count % CHUNK == 0) {
-		slow = other && (c->total - c->chunk) / CHUNK > other + other / 8;
-		c->chunk = c->total;
+	/* One that had to wait for a disk, or for a CPU, says nothing of the way. */
+	if (*mean && ns > 4 * *mean)
+		ns = 4 * *mean;
+	c->n++;
+	c->sum += ns;
+	c->count += stands_for;
+	if (c->budget < (__s64)(2 * RESUME * *mean))
+		c->budget += ns * stands_for / BUDGET;
+	if (c->n >= CHUNK) {
+		*mean = c->sum / c->n;
+		c->n = 0;
+		c->sum = 0;
+		slow = other && *mean > other + other / 8;
 	}
-	return slow || (c->count >= c->owed && c->count >= PROBE &&
-			(!c->mean[c->best ? BLOCKS : BACKING] || c->count >= PERIOD || now - c->since >= PERIOD_NS));
+	if (!*mean)
+		return;
+	if (slow)
+		c->budget += PROBE * other;
+	else if (!c->tried && other && c->count < PERIOD && now - c->since < PERIOD_NS)
+		return;
+	if (c->budget >= (__s64)(RESUME * *mean))
+		c->trying = 1;
 }
 
-static __always_inline void probed(struct choice *c, __u64 mean, __u64 now)
+static __always_inline void measured_other(struct choice *c, __u64 ns, __u64 now)
 {
-	__u64 best = c->mean[c->best ? BLOCKS : BACKING], would = best * c->count;
+	__u64 better = *mean_of(c, true), mean;
+	bool blocks = !c->best;
+	__u32 length, fills;
 
-	c->owed = 0;
-	if (mean + mean / 32 < best) {
-		c->best = c->now;
+	if (c->trial < FIRST_TRIAL)
 		c->trial = FIRST_TRIAL;
-	} else {
-		if (c->total > would && best)
-			c->owed = BUDGET * (c->total - would) / best;
-		if (c->now == BLOCKS && c->trial < MOST_TRIAL)
-			c->trial *= 2;
+	length = blocks ? c->trial : PROBE;
+	fills = blocks ? c->trial / 2 : 1;
+	c->budget -= ns;
+	c->budget += better;
+	if (ns > 32 * better)
+		ns = 32 * better;
+	c->tried++;
+	if (c->tried > fills) {
+		c->tried_n++;
+		c->tried_sum += ns;
 	}
-	choose(c, c->best, 0, now);
-}
-
-/* A request has been answered the way that is chosen now. */
-static __always_inline void measured(struct choice *c, __u64 ns, __u64 now)
-{
-	__u64 usual = c->mean[c->best ? BLOCKS : BACKING], mean;
-
-	c->count++;
-	c->total += ns;
-	/* One that had to wait for a disk says nothing of the way. */
-	if (usual && ns > 32 * usual)
-		ns = 32 * usual;
-	if (c->count > c->unmeasured) {
-		c->n++;
-		c->sum += ns;
+	if (c->tried < length) {
+		if (c->budget <= 0)
+			c->trying = 0;
+		return;
 	}
-	mean = c->n ? c->sum / c->n : 0;
-	if (c->now == c->best) {
-		if (!served(c, now))
-			return;
-		c->mean[c->best ? BLOCKS : BACKING] = mean;
-		probe(c, now);
-	} else if (c->count >= (c->now == BLOCKS ? c->trial : PROBE)) {
-		c->mean[c->best ? BACKING : BLOCKS] = mean;
-		probed(c, mean, now);
+	mean = c->tried_n ? c->tried_sum / c->tried_n : better;
+	*mean_of(c, false) = mean;
+	if (mean + mean / 32 < better) {
+		c->best = blocks ? BLOCKS : BACKING;
+		c->trial = FIRST_TRIAL;
+	} else if (blocks && c->trial < MOST_TRIAL) {
+		c->trial *= 2;
 	}
+	end_trial(c, now);
 }
 
 /* ---- the program ------------------------------------------------------------ */
@@ -347,50 +364,65 @@ static __always_inline bool read_args(struct efuse_request *req, struct fuse_rea
 SEC("struct_ops/read")
 int BPF_PROG(read_some, struct efuse_request *req)
 {
+	bool backing_first = efuse_read_mode == READ_BACKING;
 	struct fuse_read_in in;
 	struct choice *c;
 
+	if (efuse_read_mode == READ_ADAPTIVE) {
+		c = choice_for(req);
+		backing_first = !c || way_now(c) == BACKING;
+	}
+	if (backing_first && !bpf_efuse_read_backing(req))
+		return EFUSE_FP_ANSWERED;
 	if (efuse_read_mode == READ_BACKING)
-		return bpf_efuse_read_backing(req) ? EFUSE_FP_MISS : EFUSE_FP_ANSWERED;
+		return EFUSE_FP_MISS;
 	if (!read_args(req, &in))
 		return EFUSE_FP_DECLINE;
-	if (efuse_read_mode != READ_ADAPTIVE)
-		return answer_blocks(req, &in);
-	c = choice_for(req, in.size);
-	if (!c || c->now == BACKING) {
-		if (!bpf_efuse_read_backing(req))
-			return EFUSE_FP_ANSWERED;
-		return answer_blocks(req, &in);
-	}
-	if (answer_blocks(req, &in) == EFUSE_FP_ANSWERED || !bpf_efuse_read_backing(req))
+	if (answer_blocks(req, &in) == EFUSE_FP_ANSWERED)
+		return EFUSE_FP_ANSWERED;
+	if (efuse_read_mode == READ_ADAPTIVE && !backing_first && !bpf_efuse_read_backing(req))
 		return EFUSE_FP_ANSWERED;
 	return EFUSE_FP_MISS;
+}
+
+static __always_inline void keep_reply(struct efuse_request *req)
+{
+	struct fuse_read_in in;
+
+	if (read_args(req, &in))
+		keep_blocks(req, &in);
 }
 
 SEC("struct_ops/done")
 int BPF_PROG(done, struct efuse_request *req)
 {
-	struct fuse_read_in in;
 	struct choice *c;
 	__u64 now;
 
-	if (req->opcode != FUSE_READ || req->error || efuse_read_mode == READ_BACKING || !read_args(req, &in))
+	if (req->opcode != FUSE_READ || req->error || efuse_read_mode == READ_BACKING)
 		return 0;
-	if (efuse_read_mode != READ_ADAPTIVE) {
+	if (efuse_read_mode != READ_ADAPTIVE || req->answered_by == EFUSE_BY_DAEMON) {
 		if (req->answered_by == EFUSE_BY_DAEMON)
-			keep_blocks(req, &in);
+			keep_reply(req);
 		return 0;
 	}
-	c = choice_for(req, in.size);
+	c = choice_for(req);
 	if (!c)
 		return 0;
-	if (req->answered_by == EFUSE_BY_DAEMON || (req->answered_by == EFUSE_BY_BACKING && c->now == BLOCKS))
-		keep_blocks(req, &in);
-	if (req->answered_by == (c->now == BLOCKS ? EFUSE_BY_PROGRAM : EFUSE_BY_BACKING) ||
-	    (req->answered_by == EFUSE_BY_BACKING && c->now == BLOCKS)) {
-		now = bpf_ktime_get_ns();
-		measured(c, now - req->start_ns, now);
+	if (way_now(c) == BLOCKS) {
+		/* Or else from the backing file, which is what a miss costs. */
+		if (req->answered_by == EFUSE_BY_BACKING)
+			keep_reply(req);
+	} else if (req->answered_by != EFUSE_BY_BACKING) {
+		return 0;
 	}
+	if (!sampled(c, req))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (c->trying)
+		measured_other(c, now - req->start_ns, now);
+	else
+		measured_better(c, now - req->start_ns, now);
 	return 0;
 }
 

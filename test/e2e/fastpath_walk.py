@@ -5,7 +5,8 @@
 # quick: yes
 """How many requests fast paths save in programs that look at many files: find, ls -lR, git status and a C build, on
 passthrough over a tmpfs whose source nobody else changes, with no caching by the kernel itself. Each runs first cold,
-once the kernel has forgotten all, and then warm; what it prints or makes is the same with and without fast paths.
+once the kernel has forgotten all, and then warm, without and with fast paths in turn; what it prints or makes is the
+same.
 
 TREE_FILES (250), BUILD_FILES (1): how large the tree and the C project are. FASTPATH, see fastpath_mounts.py."""
 import os
@@ -88,6 +89,21 @@ def make_project(top):
                 "clean:\n\trm -f src/*.o src/*.d all.a\n-include $(OBJECTS:.o=.d)\n")
 
 
+def make_sources(tops):
+    """The same in each. git looks at inode numbers and change times, too."""
+    first = tops[0]
+    os.mkdir(first + "/tree")
+    os.mkdir(first + "/project")
+    make_tree(first + "/tree")
+    make_repository(first + "/tree")
+    make_project(first + "/project")
+    for top in tops[1:]:
+        run("cp", "-a", first + "/.", top)
+        git(top + "/tree", "update-index", "-q", "--refresh")
+        for written in ("/tree/.git/index", "/tree/.git"):
+            shutil.copystat(first + written, top + written)
+
+
 def build(top):
     run("make", "-s", "clean", cwd=top)
     run("make", "-s", cwd=top)
@@ -107,52 +123,53 @@ WORK = {
 class Sample:
     """What one run of a program cost."""
 
-    def __init__(self, mount, work):
+    def __init__(self, mount, work, directory):
         before = mount.requests()
         begin = time.monotonic()
-        self.output = work(mount.directory)
+        self.output = work(directory)
         self.seconds = time.monotonic() - begin
         self.daemon, self.fast = (b - a for a, b in zip(before, mount.requests()))
 
 
 class Side:
-    """All programs on one mount."""
+    """A mount on a source of its own, and what programs cost there."""
 
-    def __init__(self, source, mountpoint, programs):
+    def __init__(self, name, source, mountpoint, programs):
+        self.name, self.mountpoint = name, mountpoint
         options = f"source={source},fastpath_timeout=inf,{EVERY_CALL}"
         arguments = ["--set", f"fastpath.entries={ENTRIES}"] if programs != "none" else []
         self.mount = FastMount(*arguments, "-o", options, fs="passthrough", programs=programs)
-        try:
-            # Under one name, because programs print it.
-            subprocess.run(["mount", "--bind", self.mount.directory, mountpoint], check=True)
-            self.cold, self.warm = {}, {}
-            for name, work in WORK.items():
-                drop_caches()
-                before = self.mount.by_opcode()
-                self.cold[name] = Sample(self.mount, lambda _, work=work: work(mountpoint))
-                middle = self.mount.by_opcode()
-                self.warm[name] = Sample(self.mount, lambda _, work=work: work(mountpoint))
-                after = self.mount.by_opcode()
-                self.show(name, "cold", before, middle)
-                self.show(name, "warm", middle, after)
-            self.listing = listing(mountpoint)
-            self.objects = {}
-            for directory, _, files in os.walk(mountpoint + "/project"):
-                for f in files:
-                    path = f"{directory}/{f}"
-                    with open(path, "rb") as content:
-                        self.objects[os.path.relpath(path, mountpoint)] = content.read()
-        finally:
-            subprocess.run(["umount", "-l", mountpoint], check=False)
-            self.mount.close()
+        self.cold, self.warm = {}, {}
+        self.listing, self.objects = [], {}
 
-    @staticmethod
-    def show(name, which, before, after):
+    def at_mountpoint(self, what):
+        """Every side has the same, because programs print it."""
+        subprocess.run(["mount", "--bind", self.mount.directory, self.mountpoint], check=True)
+        try:
+            return what(self.mountpoint)
+        finally:
+            subprocess.run(["umount", self.mountpoint], check=True)
+
+    def sample(self, name, which):
+        before = self.mount.by_opcode()
+        getattr(self, which)[name] = self.at_mountpoint(lambda _: Sample(self.mount, WORK[name], self.mountpoint))
+        self.show(name, which, before, self.mount.by_opcode())
+
+    def look(self):
+        """Everything that is there."""
+        self.listing = self.at_mountpoint(listing)
+        for directory, _, files in os.walk(self.mount.directory + "/project"):
+            for f in files:
+                path = f"{directory}/{f}"
+                with open(path, "rb") as content:
+                    self.objects[os.path.relpath(path, self.mount.directory)] = content.read()
+
+    def show(self, name, which, before, after):
         if not os.environ.get("WALK_VERBOSE"):
             return
         change = {op: n - before.get(op, 0) for op, n in after.items()}
         text = ", ".join(f"{op} {n}" for op, n in sorted(change.items(), key=lambda c: -c[1]) if n)
-        print(f"  {name}, {which}: {text}", flush=True)
+        print(f"  {name}, {which}, {self.name}: {text}", flush=True)
 
 
 def listing(top):
@@ -203,19 +220,26 @@ def main():
     for tool in ("git", "make", "gcc"):
         if not shutil.which(tool):
             skip(f"there is no {tool}")
-    source, point = Tmpfs(), Tmpfs("1m")
+    sources, point, sides = [Tmpfs(), Tmpfs()], Tmpfs("1m"), []
     try:
-        os.mkdir(source.path + "/tree")
-        os.mkdir(source.path + "/project")
-        make_tree(source.path + "/tree")
-        make_repository(source.path + "/tree")
-        make_project(source.path + "/project")
+        make_sources([source.path for source in sources])
         print(f"{TREE_FILES} files, {BUILD_FILES} sources, fast paths {PROGRAMS}", flush=True)
-        plain = Side(source.path, point.path, "none")
-        fast = Side(source.path, point.path, PROGRAMS)
+        for name, source, programs in zip(("without", "with"), sources, ("none", PROGRAMS)):
+            sides.append(Side(name, source.path, point.path, programs))
+        for name in WORK:
+            for which in ("cold", "warm"):
+                for side in sides:
+                    if which == "cold":
+                        drop_caches()
+                    side.sample(name, which)
+        for side in sides:
+            side.look()
     finally:
-        source.close()
-        point.close()
+        for side in sides:
+            side.mount.close()
+        for place in [*sources, point]:
+            place.close()
+    plain, fast = sides
     wrong = compare(plain, fast)
     for line in wrong:
         print(f"FAILED: {line}")
