@@ -118,7 +118,7 @@ std::string describe(const Arguments &a, const Session &session) {
 std::string answer(Session &session, const nlohmann::json &request) {
   const std::string cmd = request.value("cmd", "");
   if (cmd == "stat")
-    return session.stat_json();
+    return session.stat_json(request.value("histograms", false));
   if (request.value("mountpoint", "") != session.mount_options().mountpoint || request.value("pid", 0) != ::getpid())
     return "{}";
   if (cmd == "config_set") {
