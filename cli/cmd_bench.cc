@@ -4,6 +4,7 @@
 
 #include "bench.hh"
 #include "config.hh"
+#include "fastpath_argument.hh"
 #include "latency_table.hh"
 #include "mount.hh"
 
@@ -19,6 +20,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,7 +39,7 @@ struct Arguments {
   perf::Options options;
   std::vector<std::string> ops;
   std::vector<std::string> fs_options;
-  std::vector<std::string> fastpaths{"none"};
+  std::vector<std::string> fastpaths;  // a list of programs each
   std::vector<std::string> settings;
   std::string config;
   std::string json;
@@ -57,6 +59,26 @@ void remove_repeated(std::vector<T> &list) {
         list.erase(list.begin() + static_cast<std::ptrdiff_t>(k));
 }
 
+// Names in the order in which programs are asked, however the list says it.
+perf::FastpathSet parse_fastpath(const std::string &list) {
+  FastpathArgument argument = split_fastpath(list);
+  Config config;
+  try {
+    set_config_key(config, fmt::format("fastpath.programs=\"{}\"", argument.names));
+  } catch (const ConfigError &e) {
+    throw UsageError(fmt::format("--fastpath {}: {}", list, e.what()));
+  }
+  perf::FastpathSet set{{}, config.fastpath_programs, std::move(argument.objects)};
+  for (const std::string &object : set.objects)
+    set.names.push_back(std::filesystem::path(object).stem().stem());
+  const std::array<std::pair<std::uint32_t, const char *>, 3> shipped{
+      {{kFastpathOwn, "own"}, {kFastpathMetadata, "metadata"}, {kFastpathRead, "read"}}};
+  for (const auto &[bit, name] : shipped)
+    if ((set.programs & bit) != 0 && (bit != kFastpathOwn || set.objects.empty()))
+      set.names.emplace_back(name);
+  return set;
+}
+
 void check(Arguments &a, bool transports_asked) {
   perf::Options &o = a.options;
   const auto names = fs::filesystem_names();
@@ -69,9 +91,8 @@ void check(Arguments &a, bool transports_asked) {
   for (unsigned threads : o.threads)
     if (threads < 1 || threads > perf::kMaxThreads)
       throw UsageError(fmt::format("--threads {}: expected 1 to {}", threads, perf::kMaxThreads));
-  if (a.fastpaths != std::vector<std::string>{"none"})
-    throw UsageError(fmt::format("--fastpath {}: {} has no fast-path programs, only none is possible",
-                                 fmt::join(a.fastpaths, ","), o.fs));
+  for (const std::string &list : a.fastpaths)
+    o.fastpaths.push_back(parse_fastpath(list));
   if (!(o.seconds > 0 && o.seconds <= 86400))
     throw UsageError(fmt::format("--seconds {}: expected more than 0, at most 86400", o.seconds));
   if (o.rounds < 1 || o.rounds > 1000)
@@ -91,6 +112,7 @@ void check(Arguments &a, bool transports_asked) {
   remove_repeated(o.ops);
   remove_repeated(o.threads);
   remove_repeated(o.transports);
+  remove_repeated(o.fastpaths);
 }
 
 // As efuse mount: defaults, file, environment, --set; the later wins.
@@ -179,7 +201,11 @@ void add_bench(CLI::App &app) {
   cmd->add_option("--op", a->ops,
                   "Operations: getattr, lookup, create (and unlink), read, write (default all)")
       ->delimiter(',');
-  cmd->add_option("--fastpath", a->fastpaths, "Fast-path programs, or none")->delimiter(',');
+  cmd->add_option("--fastpath", a->fastpaths,
+                  "BPF programs that answer in the kernel, as of efuse mount: metadata,read. Measured over ring,\n"
+                  "beside the transports; again for another list (default none)")
+      ->expected(1)
+      ->take_all();
   cmd->add_option("--seconds", o.seconds, "Time for each cell and transport, over all rounds")
       ->capture_default_str();
   cmd->add_option("--rounds", o.rounds, "Slices of that time; transports alternate")->capture_default_str();

@@ -4,6 +4,7 @@
 
 #include "config.hh"
 #include "control.hh"
+#include "fastpath_argument.hh"
 #include "fd.hh"
 #include "mount.hh"
 #include "session.hh"
@@ -25,10 +26,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <filesystem>
 #include <memory>
 #include <optional>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -47,25 +46,6 @@ struct Arguments {
   std::vector<std::string> settings;
   std::vector<std::string> options;
 };
-
-/// --fastpath: names of programs, and files with programs of the user's own.
-struct FastpathArgument {
-  std::string names;
-  std::vector<std::string> objects;  // absolute: the daemon leaves this directory
-};
-FastpathArgument split_fastpath(const std::string &text) {
-  FastpathArgument out;
-  for (const auto part : std::views::split(text, ',')) {
-    const std::string item(part.begin(), part.end());
-    if (item.find('/') != item.npos || item.ends_with(".o"))
-      out.objects.push_back(std::filesystem::absolute(item));
-    else
-      out.names += (out.names.empty() ? "" : ",") + item;
-  }
-  if (out.names.empty() && !out.objects.empty())
-    out.names = "own";
-  return out;
-}
 
 /// Defaults, file, environment, --set, options: the later wins.
 Config configuration(const Arguments &a) {
@@ -138,7 +118,7 @@ std::string describe(const Arguments &a, const Session &session) {
 std::string answer(Session &session, const nlohmann::json &request) {
   const std::string cmd = request.value("cmd", "");
   if (cmd == "stat")
-    return session.stat_json();
+    return session.stat_json(request.value("histograms", false));
   if (request.value("mountpoint", "") != session.mount_options().mountpoint || request.value("pid", 0) != ::getpid())
     return "{}";
   if (cmd == "config_set") {

@@ -31,29 +31,43 @@ std::vector<std::string> spellings(const std::string &mountpoint) {
   return out;
 }
 
-std::vector<json> ask_daemons() {
-  std::vector<std::string> problems;
+/// `names`: of the mounts that are wanted, empty for all.
+std::vector<json> ask_daemons(const json &request, std::chrono::milliseconds patience,
+                              const std::vector<std::string> &names, std::vector<std::string> &problems) {
   std::vector<json> mounts;
-  for (json &mount : query_all("stat", &problems)) {
+  for (json &mount : send_all(request, &problems, patience)) {
     if (mount.is_object() && mount.contains("mountpoint") && mount["mountpoint"].is_string())
       mounts.push_back(std::move(mount));
     else
       problems.push_back("a daemon answered: " + mount.dump());
   }
-  for (const std::string &problem : problems) fmt::print(stderr, "efuse: {}\n", problem);
+  if (!names.empty())
+    std::erase_if(mounts, [&](const json &mount) {
+      return std::find(names.begin(), names.end(), mount["mountpoint"].get<std::string>()) == names.end();
+    });
   return mounts;
+}
+
+std::vector<std::string> wanted_names(const std::string &mountpoint) {
+  return mountpoint.empty() ? std::vector<std::string>() : spellings(mountpoint);
 }
 
 }  // namespace
 
+MountWatch::MountWatch(const std::string &mountpoint, std::chrono::milliseconds patience)
+    : names_(wanted_names(mountpoint)), patience_(patience) {}
+
+std::vector<json> MountWatch::look() {
+  problems_.clear();
+  return ask_daemons({{"cmd", "stat"}, {"histograms", true}}, patience_, names_, problems_);
+}
+
 std::vector<json> find_mounts(const std::string &mountpoint) {
-  std::vector<json> mounts = ask_daemons();
-  if (mountpoint.empty()) return mounts;
-  const auto names = spellings(mountpoint);
-  std::erase_if(mounts, [&](const json &mount) {
-    return std::find(names.begin(), names.end(), mount["mountpoint"].get<std::string>()) == names.end();
-  });
-  if (mounts.empty())
+  std::vector<std::string> problems;
+  std::vector<json> mounts =
+      ask_daemons({{"cmd", "stat"}}, std::chrono::seconds(3), wanted_names(mountpoint), problems);
+  for (const std::string &problem : problems) fmt::print(stderr, "efuse: {}\n", problem);
+  if (mounts.empty() && !mountpoint.empty())
     throw std::runtime_error(fmt::format("{}: no efuse mount (looked in {})", mountpoint, control_directory()));
   return mounts;
 }

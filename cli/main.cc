@@ -18,6 +18,7 @@ int run(int argc, char **argv) {
   efuse::cli::add_mount(app);
   efuse::cli::add_bench(app);
   efuse::cli::add_stat(app);
+  efuse::cli::add_top(app);
   efuse::cli::add_doctor(app);
   efuse::cli::add_config(app);
   try {

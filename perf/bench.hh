@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The queueing-latency benchmark. One run mounts a filesystem once for each
-// transport, each with a daemon of its own, and measures every cell (operation,
-// number of threads) in rounds that alternate between the transports, so that a
-// machine that gets slower or faster meanwhile does so for all of them.
+// contestant (a transport, or rings with BPF programs before them), each with a
+// daemon of its own, and measures every cell (operation, number of threads) in
+// rounds that alternate between them, so that a machine that gets slower or faster
+// meanwhile does so for all of them.
 //
-//   Options -> run() -> Report -> print_table(), to_json()
-//   run():  Server per transport (server.cc), Clients (workload.cc), rounds (runner.cc)
+//   Options -> run() -> Report -> format_table(), to_json()
+//   run():  Server per contestant (server.cc), Clients (workload.cc), rounds (runner.cc)
 #pragma once
 
 #include "config.hh"
@@ -38,6 +39,25 @@ std::string_view to_string(Op op) noexcept;
 /// Throws std::invalid_argument with the names that there are.
 Op parse_op(std::string_view name);
 
+/// BPF programs that answer requests in the kernel, before rings. Empty: none.
+struct FastpathSet {
+  std::vector<std::string> names;    // to tell it apart by, in the order in which they are asked
+  std::uint32_t programs = 0;        // as Config::fastpath_programs
+  std::vector<std::string> objects;  // BPF objects of the user's own, paths
+  [[nodiscard]] bool empty() const noexcept { return programs == 0; }
+  friend bool operator==(const FastpathSet &, const FastpathSet &) = default;
+  /// As after --fastpath: "metadata,read"; "none".
+  [[nodiscard]] std::string text() const;
+};
+
+/// What is compared: a transport, and the programs before it. Each has a daemon of its own.
+struct Contestant {
+  std::string transport;  // "dev", "ring", "uring", "libfuse"
+  FastpathSet fastpath{};
+  /// "dev", "ring+metadata+read".
+  [[nodiscard]] std::string label() const;
+};
+
 inline constexpr unsigned kMaxThreads = 64;
 inline constexpr std::size_t kBlock = 4096;  // bytes of a READ or WRITE
 
@@ -46,6 +66,8 @@ struct Options {
   std::vector<std::string> fs_options;  // as after -o
   std::vector<std::string> transports{"dev", "ring"};
   bool transports_optional = true;      // go on without those that cannot be had, but for the first
+  // Each is measured over rings, beside the transports, and has to be had. Empty ones are left out.
+  std::vector<FastpathSet> fastpaths;
   std::vector<unsigned> threads{1, 2, 4, 16, 32};
   std::vector<Op> ops{kAllOps.begin(), kAllOps.end()};
   double seconds = 1;     // of each cell, for each transport
@@ -95,13 +117,14 @@ class Server {
  public:
   /// Start and wait until the mount is usable. Throws std::runtime_error that says
   /// why it is not; nothing is left then. This process must have one thread only.
-  Server(const Options &options, const std::string &transport, int probe_fd);
+  Server(const Options &options, Contestant contestant, int probe_fd);
   /// Unmounts, whatever state the daemon is in.
   ~Server();
   Server(const Server &) = delete;
   Server &operator=(const Server &) = delete;
 
-  [[nodiscard]] const std::string &transport() const noexcept { return transport_; }
+  [[nodiscard]] const Contestant &contestant() const noexcept { return contestant_; }
+  [[nodiscard]] std::string label() const { return contestant_.label(); }
   /// The root of the mount (O_PATH).
   [[nodiscard]] int root() const noexcept { return root_.get(); }
   /// What the daemon counted, of one opcode ("GETATTR") where it is given and
@@ -122,7 +145,7 @@ class Server {
   [[nodiscard]] bool wait_exit(int timeout_ms) noexcept;
   void stop() noexcept;
 
-  std::string transport_;
+  Contestant contestant_;
   std::string mountpoint_;
   Fd root_;
   Fd control_;
@@ -136,7 +159,7 @@ class Server {
 struct Latencies {
   Histogram total, queue, service, reply;
   std::uint64_t requests = 0;    // of the operations in `queue`
-  std::uint64_t unmeasured = 0;  // operations in `total` that could not be split
+  std::uint64_t unmeasured = 0;  // operations in `total` that could not be split: those that a program answered, too
   void merge(const Latencies &other) noexcept;
 };
 
@@ -216,8 +239,15 @@ struct Quantiles {  // µs
 };
 Quantiles quantiles_us(const Histogram &histogram) noexcept;
 
+/// The share of a cell's requests that took the contestant's way: its transport, or a program's answer where it has
+/// programs. Operations without a request (answered from a cache of the kernel) are not its way either.
+/// `threads`: so many last requests may not have been counted yet.
+double carried_share(const Contestant &contestant, const Ways &ways, std::uint64_t operations,
+                     unsigned threads) noexcept;
+
 struct Row {
-  std::string transport;
+  std::string transport;  // the contestant's label
+  std::string fastpath = "none";
   std::string op;
   unsigned threads = 0;
   double ops_per_s = 0;  // median of the rounds
@@ -226,8 +256,9 @@ struct Row {
   double ctxsw_per_op = 0;     // clients and daemon; of a create and unlink together
   double requests_per_op = 0;
   double unmeasured = 0;       // share of the operations that could not be split
-  std::optional<double> carried;  // share of the requests that took the transport's way
-  /// Not carried by the transport that the row is about.
+  std::optional<double> carried;   // share of the requests that took the contestant's way
+  std::optional<double> answered;  // of them, by programs; nothing where there are none
+  /// Not carried by what the row is about.
   [[nodiscard]] bool marked() const noexcept { return carried && *carried < 0.99; }
 };
 
@@ -244,7 +275,7 @@ struct Report {
   Machine machine;
   unsigned rounds = 0;
   double slice_seconds = 0;
-  std::vector<std::string> transports;
+  std::vector<std::string> transports;  // labels of the contestants
   std::vector<Row> rows;  // by op, threads, transport
   std::vector<std::pair<std::string, std::optional<Ways>>> totals;  // by transport, of the whole run
   [[nodiscard]] bool any_marked() const noexcept;

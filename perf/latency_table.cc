@@ -8,9 +8,19 @@
 namespace efuse::perf {
 
 namespace {
-const char kHead[] =
-    "op       thr  transport       ops/s  spread   ratio     lat p50     p99      max   queue p50     p99"
-    "      max  service p50  reply p50  ctxsw/op\n";
+std::size_t label_width(const Report &report) {
+  std::size_t width = 10;
+  for (const std::string &label : report.transports)
+    width = std::max(width, label.size());
+  return width;
+}
+
+std::string head(std::size_t width) {
+  return fmt::format(
+      "op       thr  {:<{}}      ops/s  spread   ratio     lat p50     p99      max   queue p50     p99"
+      "      max  service p50  reply p50  ctxsw/op\n",
+      "transport", width);
+}
 
 // Three figures, or all before the point: columns of µs from 0.05 to 10 s.
 std::string figure(double value) {
@@ -32,19 +42,26 @@ std::string ratio(const Report &report, const Row &row) {
 // Split times are there only where at least one operation could be split.
 std::string split(const Row &row, double value) { return row.unmeasured < 1 ? figure(value) : "-"; }
 
-std::string line(const Report &report, const Row &row) {
-  std::string text = fmt::format(
-      "{:<8} {:>3}  {:<10} {:>10.0f} {:>6.1f}% {:>7}  {:>10} {:>7} {:>8}  {:>10} {:>7} {:>8}  {:>11}  {:>9} "
-      "{:>9.2f}",
-      row.op, row.threads, row.transport, row.ops_per_s, row.spread * 100, ratio(report, row),
-      figure(row.lat.p50), figure(row.lat.p99), figure(row.lat.max), split(row, row.queue.p50),
-      split(row, row.queue.p99), split(row, row.queue.max), split(row, row.service.p50),
-      split(row, row.reply.p50), row.ctxsw_per_op);
+// What the figures leave out, and what speaks against them.
+std::string remarks(const Row &row) {
+  std::string text;
+  if (row.answered)
+    text += *row.answered > 0 ? fmt::format("  {:.4g}% by fast paths", *row.answered * 100) : "  none by fast paths";
   if (row.unmeasured > 0)
     text += fmt::format("  {:.3g}% not split", row.unmeasured * 100);
   if (row.marked())
     text += fmt::format("  ! only {:.1f}% by {}", *row.carried * 100, row.transport);
-  return text + "\n";
+  return text;
+}
+
+std::string line(const Report &report, const Row &row, std::size_t width) {
+  return fmt::format(
+      "{:<8} {:>3}  {:<{}} {:>10.0f} {:>6.1f}% {:>7}  {:>10} {:>7} {:>8}  {:>10} {:>7} {:>8}  {:>11}  {:>9} "
+      "{:>9.2f}{}\n",
+      row.op, row.threads, row.transport, width, row.ops_per_s, row.spread * 100, ratio(report, row),
+      figure(row.lat.p50), figure(row.lat.p99), figure(row.lat.max), split(row, row.queue.p50),
+      split(row, row.queue.p99), split(row, row.queue.max), split(row, row.service.p50),
+      split(row, row.reply.p50), row.ctxsw_per_op, remarks(row));
 }
 
 std::string carried(const std::string &transport, const std::optional<Ways> &ways) {
@@ -70,17 +87,22 @@ std::string format_table(const Report &report) {
       fmt::format("{} on Linux {}, {} CPUs ({}){}; {} rounds of {:.3g} s for each transport; µs\n", report.fs,
                   m.kernel, m.cpus, m.name, m.commit.empty() ? "" : ", efuse " + m.commit, report.rounds,
                   report.slice_seconds);
-  text += kHead;
+  const std::size_t width = label_width(report);
+  text += head(width);
   const Row *before = nullptr;
   for (const Row &row : report.rows) {
     if (before && before->op != row.op)
       text += "\n";
-    text += line(report, row);
+    text += line(report, row, width);
     before = &row;
   }
   text += "\n";
   for (const auto &[transport, ways] : report.totals)
     text += carried(transport, ways);
+  const auto with_programs = [](const Row &row) { return row.answered.has_value(); };
+  if (std::any_of(report.rows.begin(), report.rows.end(), with_programs))
+    text +=
+        "fast paths: what a program answers never reaches the daemon; queue, service and reply are of the rest alone\n";
   if (report.any_marked())
     text += "! a row's requests went another way than its transport's: its figures are not about it\n";
   return text;

@@ -34,6 +34,7 @@ nlohmann::ordered_json to_json(const Report &report, const Row &row) {
   nlohmann::ordered_json json{
       {"fs", report.fs},
       {"transport", row.transport},
+      {"fastpath", row.fastpath},
       {"op", row.op},
       {"threads", row.threads},
       {"cpus", report.machine.cpus},
@@ -54,6 +55,8 @@ nlohmann::ordered_json to_json(const Report &report, const Row &row) {
   json["unmeasured"] = rounded(row.unmeasured, 0.000001);
   if (row.carried)
     json["carried"] = rounded(*row.carried, 0.000001);
+  if (row.answered)
+    json["answered"] = rounded(*row.answered, 0.000001);
   return json;
 }
 }  // namespace

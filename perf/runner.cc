@@ -55,6 +55,10 @@ struct CellSum {
   std::optional<Ways> ways;
 };
 
+double share(std::uint64_t part, std::uint64_t whole) noexcept {
+  return whole ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+}
+
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t n = values.size();
@@ -107,7 +111,7 @@ class Progress {
   bool tty_;
 };
 
-// Whatever fails in `work` is told with the name of the transport it failed on.
+// Whatever fails in `work` is told with the name of the contestant it failed on.
 template <class Work>
 auto blaming(Server &server, Work &&work) {
   try {
@@ -115,7 +119,7 @@ auto blaming(Server &server, Work &&work) {
   } catch (const Interrupted &) {
     throw;
   } catch (const std::exception &e) {
-    throw std::runtime_error(fmt::format("{}: {}{}", server.transport(), e.what(),
+    throw std::runtime_error(fmt::format("{}: {}{}", server.label(), e.what(),
                                          server.died() ? " (the daemon has died)" : ""));
   }
 }
@@ -149,17 +153,28 @@ class Run {
   Progress progress_;
 };
 
+std::vector<Contestant> contestants_of(const Options &options) {
+  std::vector<Contestant> all;
+  for (const std::string &transport : options.transports)
+    all.push_back({transport});
+  for (const FastpathSet &fastpath : options.fastpaths)
+    if (!fastpath.empty())
+      all.push_back({"ring", fastpath});
+  return all;
+}
+
 void Run::start_servers() {
-  for (const std::string &transport : options_.transports) {
+  for (const Contestant &contestant : contestants_of(options_)) {
     InterruptGuard::check();
     try {
-      servers_.push_back(std::make_unique<Server>(options_, transport, table_.fd()));
+      servers_.push_back(std::make_unique<Server>(options_, contestant, table_.fd()));
     } catch (const Interrupted &) {
       throw;
     } catch (const std::exception &e) {
-      if (!options_.transports_optional || servers_.empty())
-        throw std::runtime_error(fmt::format("{}: {}", transport, e.what()));
-      progress_.line(fmt::format("{}: not measured: {}", transport, e.what()));
+      const bool optional = options_.transports_optional && contestant.fastpath.empty();
+      if (!optional || servers_.empty())
+        throw std::runtime_error(fmt::format("{}: {}", contestant.label(), e.what()));
+      progress_.line(fmt::format("{}: not measured: {}", contestant.label(), e.what()));
     }
   }
 }
@@ -191,7 +206,7 @@ std::vector<CellSum> Run::measure_cell(std::size_t cell, Op op, unsigned threads
       const std::size_t i = round % 2 ? servers_.size() - 1 - k : k;
       Server &server = *servers_[i];
       progress_.slice(cell, fmt::format("{}, {} threads, round {} of {}, {}", to_string(op), threads,
-                                        round + 1, options_.rounds, server.transport()));
+                                        round + 1, options_.rounds, server.label()));
       slice.root = server.root();
       const SliceResult result = blaming(
           server, [&] { return clients_.run(slice, [&] { return server.context_switches(); }); });
@@ -212,9 +227,6 @@ Row make_row(const CellSum &sum, const Latencies &latencies) {
   row.queue = quantiles_us(latencies.queue);
   row.service = quantiles_us(latencies.service);
   row.reply = quantiles_us(latencies.reply);
-  const auto share = [](std::uint64_t part, std::uint64_t whole) {
-    return whole ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
-  };
   row.ctxsw_per_op = share(sum.sum.switches, sum.sum.all_ops);
   row.requests_per_op = share(latencies.requests, latencies.queue.count());
   row.unmeasured = share(latencies.unmeasured, latencies.total.count());
@@ -226,14 +238,16 @@ void Run::add_rows(Report &report, Op op, unsigned threads, const std::vector<Ce
   for (unsigned part = 0; part < (pair ? 2u : 1u); ++part)
     for (std::size_t i = 0; i < servers_.size(); ++i) {
       Row row = make_row(sums[i], sums[i].sum.latencies[part]);
-      row.transport = servers_[i]->transport();
+      const Contestant &contestant = servers_[i]->contestant();
+      row.transport = contestant.label();
+      row.fastpath = contestant.fastpath.text();
       row.op = part ? "unlink" : to_string(op);
       row.threads = threads;
-      // Where nothing was counted although operations were done, nothing vouches for the row.
-      if (const auto &ways = sums[i].ways)
-        row.carried = ways->total() ? static_cast<double>(ways->by(row.transport)) /
-                                          static_cast<double>(ways->total())
-                                    : 0.0;
+      if (const auto &ways = sums[i].ways) {
+        row.carried = carried_share(contestant, *ways, sums[i].sum.all_ops, threads);
+        if (!contestant.fastpath.empty())
+          row.answered = share(ways->fastpath, ways->total());
+      }
       report.rows.push_back(std::move(row));
     }
 }
@@ -241,7 +255,7 @@ void Run::add_rows(Report &report, Op op, unsigned threads, const std::vector<Ce
 std::string Run::summary(Op op, unsigned threads, const std::vector<CellSum> &sums) const {
   std::string text = fmt::format("{}, {} threads:", to_string(op), threads);
   for (std::size_t i = 0; i < sums.size(); ++i)
-    text += fmt::format("{} {} {:.0f}/s", i ? "," : "", servers_[i]->transport(), median(sums[i].ops_per_s));
+    text += fmt::format("{} {} {:.0f}/s", i ? "," : "", servers_[i]->label(), median(sums[i].ops_per_s));
   return text;
 }
 
@@ -264,16 +278,16 @@ Report Run::operator()() {
   report.slice_seconds = options_.seconds / options_.rounds;
   start_servers();
   for (const auto &server : servers_)
-    report.transports.push_back(server->transport());
+    report.transports.push_back(server->label());
   clients_.start();
   try {
     for (const auto &server : servers_) {
-      progress_.slice(0, fmt::format("preparing {}", server->transport()));
+      progress_.slice(0, fmt::format("preparing {}", server->label()));
       blaming(*server, [&] { clients_.prepare(server->root(), options_.file_size); });
     }
     measure_cells(report);
     for (const auto &server : servers_)
-      report.totals.emplace_back(server->transport(), server->ways());
+      report.totals.emplace_back(server->label(), server->ways());
   } catch (...) {
     // Clients may be inside; they come back when nobody can answer them any more.
     for (const auto &server : servers_)
@@ -283,6 +297,15 @@ Report Run::operator()() {
   return report;
 }
 }  // namespace
+
+double carried_share(const Contestant &contestant, const Ways &ways, std::uint64_t operations,
+                     unsigned threads) noexcept {
+  const std::uint64_t own =
+      ways.by(contestant.transport) + (contestant.fastpath.empty() ? 0 : ways.fastpath);
+  // Each operation is at least one request, or nothing vouches for it.
+  const std::uint64_t least = operations > threads ? operations - threads : 0;
+  return share(own, std::max(ways.total(), least));
+}
 
 bool Report::any_marked() const noexcept {
   return std::any_of(rows.begin(), rows.end(), [](const Row &row) { return row.marked(); });

@@ -169,7 +169,7 @@ void obey(Session &session, int control, int signals) {
   }
 }
 
-int serve(const Options &options, const std::string &transport, const std::string &mountpoint, int control,
+int serve(const Options &options, const Contestant &contestant, const std::string &mountpoint, int control,
           int probe_fd) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -189,11 +189,19 @@ int serve(const Options &options, const std::string &transport, const std::strin
   for (const std::string &option : rest)
     mount.options.push_back(escape_mount_value(option));
   Config config = options.config;
-  config.transport = transport_choice(transport);
+  config.transport = transport_choice(contestant.transport);
+  config.fastpath_programs = contestant.fastpath.programs;
   config.stats = true;  // they tell which way the requests took
+  FastpathOffer offer = filesystem->fastpath();
+  const auto &objects = contestant.fastpath.objects;
+  offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());
 
   Session session(&probe.ops(), sizeof(fuse_lowlevel_ops), filesystem->userdata(), mount, config);
+  session.offer_fastpath(std::move(offer));
   session.mount();
+  // Without one of them the mount works, and the comparison is about something else.
+  if (const std::string missing = session.fastpath_reason(); !missing.empty())
+    throw std::runtime_error(missing);
   send_message(control, nlohmann::json{{"ok", true}, {"transport", session.transport_name()}}.dump());
   std::jthread watcher([&] { obey(session, control, signal_fd.get()); });
   const int error = session.run();
@@ -203,12 +211,12 @@ int serve(const Options &options, const std::string &transport, const std::strin
   return error;
 }
 
-[[noreturn]] void child_main(const Options &options, const std::string &transport,
+[[noreturn]] void child_main(const Options &options, const Contestant &contestant,
                              const std::string &mountpoint, Fd control, Fd probe) {
   int status = 1;
   try {
     keep_two(control, probe);
-    status = serve(options, transport, mountpoint, control.get(), probe.get()) ? 1 : 0;
+    status = serve(options, contestant, mountpoint, control.get(), probe.get()) ? 1 : 0;
   } catch (const std::exception &e) {
     send_message(control.get(), nlohmann::json{{"ok", false}, {"error", e.what()}}.dump());
   }
@@ -281,7 +289,13 @@ std::uint64_t switches_of(const std::filesystem::path &status) {
 }
 }  // namespace
 
-// ---- Ways --------------------------------------------------------------------
+// ---- contestants, and the ways of their requests ------------------------------
+
+std::string FastpathSet::text() const { return empty() ? "none" : fmt::format("{}", fmt::join(names, ",")); }
+
+std::string Contestant::label() const {
+  return fastpath.empty() ? transport : fmt::format("{}+{}", transport, fmt::join(fastpath.names, "+"));
+}
 
 std::uint64_t Ways::by(std::string_view transport) const noexcept {
   if (transport == "ring")
@@ -295,10 +309,10 @@ Ways operator-(const Ways &a, const Ways &b) noexcept {
 
 // ---- Server ------------------------------------------------------------------
 
-Server::Server(const Options &options, const std::string &transport, int probe_fd)
-    : transport_(transport), mountpoint_(make_mountpoint()) {
+Server::Server(const Options &options, Contestant contestant, int probe_fd)
+    : contestant_(std::move(contestant)), mountpoint_(make_mountpoint()) {
   try {
-    if (transport == "libfuse")
+    if (contestant_.transport == "libfuse")
       start_libfuse(options, probe_fd);
     else
       start_efuse(options, probe_fd);
@@ -328,7 +342,7 @@ void Server::start_efuse(const Options &options, int probe_fd) {
     follow_parent(parent);
     Fd probe(dup(probe_fd));
     control_.reset();
-    child_main(options, transport_, mountpoint_, std::move(theirs), std::move(probe));
+    child_main(options, contestant_, mountpoint_, std::move(theirs), std::move(probe));
   }
   theirs.reset();
   const auto answer = receive_message(control_.get(), kMountTimeoutMs);
@@ -336,7 +350,7 @@ void Server::start_efuse(const Options &options, int probe_fd) {
     throw std::runtime_error("the daemon ended or hangs before its mount is usable");
   if (!answer->value("ok", false))
     throw std::runtime_error(answer->value("error", "the daemon does not say why"));
-  if (answer->value("transport", "") != transport_)
+  if (answer->value("transport", "") != contestant_.transport)
     throw std::runtime_error(fmt::format("the daemon took {} instead", answer->value("transport", "?")));
 }
 
@@ -381,10 +395,10 @@ std::optional<Ways> Server::ways(std::string_view opcode) {
   if (!control_)
     return std::nullopt;
   if (!write_all(control_.get(), "s", 1))
-    throw std::runtime_error(fmt::format("{}: the daemon has died", transport_));
+    throw std::runtime_error(fmt::format("{}: the daemon has died", label()));
   const auto stat = receive_message(control_.get(), kStopTimeoutMs);
   if (!stat)
-    throw std::runtime_error(fmt::format("{}: the daemon does not tell its statistics", transport_));
+    throw std::runtime_error(fmt::format("{}: the daemon does not tell its statistics", label()));
   nlohmann::json ways = stat->value("requests", nlohmann::json::object());
   if (!opcode.empty())
     if (const auto by_op = stat->find("by_op"); by_op != stat->end())

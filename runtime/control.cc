@@ -367,8 +367,4 @@ std::vector<json> send_all(const json &request, std::vector<std::string> *proble
   return answers;
 }
 
-std::vector<json> query_all(std::string_view cmd, std::vector<std::string> *problems) {
-  return send_all(json{{"cmd", cmd}}, problems);
-}
-
 }  // namespace efuse

@@ -12,7 +12,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace efuse {
@@ -49,7 +48,5 @@ class ControlServer {
 std::vector<nlohmann::json> send_all(const nlohmann::json &request,
                                      std::vector<std::string> *problems = nullptr,
                                      std::chrono::milliseconds patience = std::chrono::seconds(3));
-/// As above, for a request without arguments: {"cmd":cmd}.
-std::vector<nlohmann::json> query_all(std::string_view cmd, std::vector<std::string> *problems = nullptr);
 
 }  // namespace efuse

@@ -552,7 +552,7 @@ std::string Session::fastpath_reason() const {
   return impl_->fastpath_reason;
 }
 
-std::string Session::stat_json() const {
+std::string Session::stat_json(bool histograms) const {
   StatsSnapshot snapshot;
   impl_->reap();
   std::string reason;
@@ -568,7 +568,8 @@ std::string Session::stat_json() const {
   }
   for (const auto &transport : impl_->transports())
     transport->visit_stats([&](const ChannelStats &channel) { snapshot.add(channel); });
-  auto json = nlohmann::ordered_json::parse(snapshot.json());
+  const std::uint64_t taken_ns = now_ns();
+  auto json = nlohmann::ordered_json::parse(snapshot.json(histograms));
   nlohmann::ordered_json out;
   out["mountpoint"] = impl_->options.mountpoint;
   out["fs"] = impl_->options.subtype;
@@ -580,6 +581,8 @@ std::string Session::stat_json() const {
   if (!fastpath_reason.empty())
     out["fastpath_reason"] = fastpath_reason;
   add_hits(out);
+  if (histograms)
+    out["taken_ns"] = taken_ns;
   // A mountpoint is bytes, JSON is UTF-8.
   return out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

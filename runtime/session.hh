@@ -72,8 +72,9 @@ class Session final : public SessionCore {
   void reconfigure(std::span<const std::string> assignments);
   /// The configuration in effect, as TOML. Any thread.
   [[nodiscard]] std::string config_toml() const;
-  /// JSON text, one element of the array that `efuse stat --json` prints.
-  [[nodiscard]] std::string stat_json() const;
+  /// JSON text, one element of the array that `efuse stat --json` prints. `histograms`: with those of
+  /// StatsSnapshot::json(), and "taken_ns", the time of CLOCK_MONOTONIC that they are of. Any thread.
+  [[nodiscard]] std::string stat_json(bool histograms = false) const;
 
   int notify(std::int32_t code, std::span<const iovec> body) noexcept override;
   void interrupt(std::uint64_t unique) noexcept override;

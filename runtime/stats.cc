@@ -100,6 +100,13 @@ std::uint64_t Histogram::quantile(double q) const noexcept {
   return upper_bound_of(kBuckets - 1);
 }
 
+std::vector<std::pair<std::uint64_t, std::uint64_t>> Histogram::buckets() const {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> out;
+  for (std::size_t i = 0; i < kBuckets; ++i)
+    if (const std::uint64_t count = load(bucket_[i])) out.emplace_back(upper_bound_of(i), count);
+  return out;
+}
+
 void Histogram::merge(const Histogram &other) noexcept {
   for (std::size_t i = 0; i < kBuckets; ++i) bump(bucket_[i], load(other.bucket_[i]));
   bump(sum_, other.sum());
@@ -262,7 +269,7 @@ WayCounts StatsSnapshot::total() const noexcept {
   return sum;
 }
 
-std::string StatsSnapshot::json() const {
+std::string StatsSnapshot::json(bool histograms) const {
   nlohmann::json by_op = nlohmann::json::object();
   nlohmann::json latency = nlohmann::json::object();
   for (const auto &[opcode, op] : by_op_) {
@@ -271,7 +278,13 @@ std::string StatsSnapshot::json() const {
     latency[name]["service_us"] = quantiles_us(op.service);
     if (op.queue.count()) latency[name]["queue_us"] = quantiles_us(op.queue);
   }
-  return nlohmann::json{{"requests", counts_json(total())}, {"by_op", by_op}, {"latency", latency}}.dump();
+  nlohmann::json out{{"requests", counts_json(total())}, {"by_op", by_op}, {"latency", latency}};
+  if (histograms) {
+    nlohmann::json &buckets = out["histograms"] = nlohmann::json::object();
+    for (const auto &[opcode, op] : by_op_)
+      buckets[opcode_name(opcode)] = {{"queue_ns", op.queue.buckets()}, {"service_ns", op.service.buckets()}};
+  }
+  return out.dump();
 }
 
 }  // namespace efuse

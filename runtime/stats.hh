@@ -11,6 +11,8 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace efuse {
 
@@ -30,6 +32,8 @@ class Histogram {
   [[nodiscard]] std::uint64_t count() const noexcept;
   [[nodiscard]] std::uint64_t sum() const noexcept;
   [[nodiscard]] std::uint64_t max() const noexcept;
+  /// Any thread. (Upper bound in ns, count) of each bucket that is not empty, in their order.
+  [[nodiscard]] std::vector<std::pair<std::uint64_t, std::uint64_t>> buckets() const;
   /// Any thread, `other` may be written meanwhile; this must not be.
   void merge(const Histogram &other) noexcept;
 
@@ -112,7 +116,9 @@ class StatsSnapshot {
   /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"latency":{OPCODE:
   /// {"queue_us":{"p50","p99","max"},"service_us":{...}}}`, as text of a JSON object. An
   /// opcode whose requests carry no enqueue time has no "queue_us".
-  [[nodiscard]] std::string json() const;
+  /// `histograms`: and `"histograms":{OPCODE:{"queue_ns":[[BOUND,N]...],"service_ns":[...]}}`, of which two taken at
+  /// different times give the quantiles of the time between.
+  [[nodiscard]] std::string json(bool histograms = false) const;
 
  private:
   void add(const ChannelStats::Block &block);

@@ -5,7 +5,8 @@
 # quick: yes
 """Fast paths that cannot be had: one clear line says so, and the mount works without, over its rings. Objects that do
 not verify, are of another interface, have a member that the module does not know, or are none; a filesystem that
-offers nothing."""
+does not offer it. `efuse bench`, whose figures would then be about something else, stops; where fast paths are to be
+had it says what they have answered."""
 import json
 import os
 import re
@@ -60,6 +61,62 @@ def check(name, fs, fastpath, expected):
         os.rmdir(directory)
 
 
+def bench(fs, ops, *fastpaths, seconds=0.4):
+    command = ["efuse", "bench", "--fs", fs, "--transport", "ring", "--op", ops, "--threads", "1",
+               "--seconds", str(seconds), "--rounds", "2", "--quiet", "--json", "-"]
+    for programs in fastpaths:
+        command += ["--fastpath", programs]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def check_bench_stops(fs, fastpath, expected):
+    done = bench(fs, "getattr", "none", fastpath)
+    print(f"bench of {fs}: {done.stderr.strip()}", flush=True)
+    assert done.returncode == 1, f"exit status {done.returncode}"
+    assert not done.stdout, done.stdout
+    assert len(done.stderr.splitlines()) == 1 and re.search(expected, done.stderr), f"expected '{expected}'"
+    with open("/proc/mounts", encoding="utf-8") as f:
+        assert "efuse-bench" not in f.read(), "a mount is left"
+
+
+def check_bench():
+    """Every operation that a program knows is answered by it, and by no cache of the kernel."""
+    rows = bench_rows("getattr,lookup,write", "metadata", "metadata,read")
+    knows = {"ring": (), "ring+metadata": ("getattr", "lookup"), "ring+metadata+read": ("getattr", "lookup")}
+    assert len(rows) == 9, sorted(rows)
+    for (transport, op), row in rows.items():
+        what = f"{transport}, {op}"
+        assert row["fastpath"] == (",".join(transport.split("+")[1:]) or "none"), f"{what}: {row['fastpath']}"
+        assert row["carried"] >= 0.99, f"{what}: {row['carried']} carried"
+        assert row["ops_per_s"] > 0, what
+        if transport == "ring":
+            assert "answered" not in row, what
+        elif op in knows[transport]:
+            assert row["answered"] > 0.8, f"{what}: {row['answered']} answered"
+            assert row["unmeasured"] > 0.8, f"{what}: {row['unmeasured']} not split"
+        else:
+            assert row["answered"] == 0, f"{what}: {row['answered']} answered"
+        if op not in knows[transport]:
+            assert row["unmeasured"] < 0.1, f"{what}: {row['unmeasured']} not split"
+
+
+def bench_rows(ops, *fastpaths, seconds=0.4):
+    done = bench("memfs", ops, *fastpaths, seconds=seconds)
+    print(done.stderr, flush=True)
+    assert done.returncode == 0, f"exit status {done.returncode}"
+    return {(r["transport"], r["op"]): r for r in json.loads(done.stdout)}
+
+
+def check_bench_read():
+    """Each block has to have been read before: how long that takes depends on the machine."""
+    for seconds in (1, 5, 25):
+        row = bench_rows("read", "read", seconds=seconds)["ring+read", "read"]
+        assert row["carried"] >= 0.99, f"{row['carried']} carried"
+        if row["answered"] > 0.2:
+            break
+    assert row["answered"] > 0.2 and row["unmeasured"] > 0, f"{row['answered']} answered, {row['unmeasured']} not split"
+
+
 def main():
     require_fastpaths()
     work = tempfile.mkdtemp()
@@ -79,13 +136,18 @@ def main():
               ("an object for another machine", "memfs", other, r"other\.bpf\.o"),
               ("a directory", "memfs", work + "/directory.bpf.o", r"directory\.bpf\.o"),
               ("nothing there", "memfs", work + "/none.bpf.o", r"none\.bpf\.o"),
-              ("nothing offered", "nullfs", "metadata", "nullfs|offer")]
+              ("not offered", "nullfs", "read", "nullfs|offer")]
+    checks = [(case[0], check, case) for case in cases]
+    checks += [("bench, not offered", check_bench_stops, ("nullfs", "read", r"ring\+read: .*offer")),
+               ("bench, unverifiable", check_bench_stops,
+                ("memfs", bpf_object("unverifiable"), r"ring\+unverifiable: .*verif")),
+               ("bench", check_bench, ()), ("bench of reads", check_bench_read, ())]
     wrong = []
-    for case in cases:
+    for name, function, arguments in checks:
         try:
-            check(*case)
+            function(*arguments)
         except (AssertionError, OSError, subprocess.SubprocessError) as e:
-            wrong.append(f"{case[0]}: {e}")
+            wrong.append(f"{name}: {e}")
     for line in wrong:
         print(f"FAILED: {line}")
     return 1 if wrong else 0

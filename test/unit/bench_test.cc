@@ -15,12 +15,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -407,6 +409,69 @@ TEST_CASE("bench: JSON rows and the table", "[bench]") {
   CHECK_FALSE(nlohmann::json::parse(to_json(report))[0].contains("commit"));
 }
 
+TEST_CASE("bench: labels of contestants", "[bench]") {
+  CHECK(Contestant{"dev"}.label() == "dev");
+  CHECK(FastpathSet{}.text() == "none");
+  const FastpathSet both{{"metadata", "read"}, kFastpathMetadata | kFastpathRead, {}};
+  CHECK(Contestant{"ring", both}.label() == "ring+metadata+read");
+  CHECK(both.text() == "metadata,read");
+}
+
+TEST_CASE("bench: which requests took the contestant's way", "[bench]") {
+  const Contestant ring{"ring"};
+  const Contestant fast{"ring", {{"metadata"}, kFastpathMetadata, {}}};
+  CHECK(carried_share(ring, {90, 0, 10, 0}, 100, 1) == Approx(0.9));
+  // What programs answer is the way of those that have some, of nobody else.
+  CHECK(carried_share(fast, {30, 0, 0, 70}, 100, 1) == Approx(1));
+  CHECK(carried_share(ring, {30, 0, 0, 70}, 100, 1) == Approx(0.3));
+  CHECK(carried_share(fast, {30, 0, 20, 50}, 100, 1) == Approx(0.8));
+  // More requests than operations: each counts.
+  CHECK(carried_share(ring, {150, 0, 50, 0}, 100, 1) == Approx(0.75));
+  // Fewer: the kernel answered the others itself ...
+  CHECK(carried_share(fast, {0, 0, 0, 50}, 101, 1) == Approx(0.5));
+  // ... but for the last of each thread, which is counted a moment later.
+  CHECK(carried_share(fast, {0, 0, 0, 98}, 100, 2) == Approx(1));
+  CHECK(carried_share(ring, {0, 0, 0, 0}, 100, 1) == 0);
+  CHECK(carried_share(ring, {0, 0, 0, 0}, 0, 1) == 0);
+}
+
+TEST_CASE("bench: rows with fast paths", "[bench]") {
+  Report report;
+  report.fs = "memfs";
+  report.transports = {"ring", "ring+metadata+read"};
+  report.rows = {row_of("ring", 1, 1000), row_of("ring+metadata+read", 1, 3000)};
+  Row &fast = report.rows[1];
+  fast.fastpath = "metadata,read";
+  fast.carried = 1.0;
+  fast.answered = 0.75;
+  fast.unmeasured = 0.75;
+  report.totals = {{"ring+metadata+read", Ways{25, 0, 0, 75}}};
+
+  const auto json = nlohmann::json::parse(to_json(report));
+  CHECK(json[0]["fastpath"] == "none");
+  CHECK_FALSE(json[0].contains("answered"));
+  CHECK(json[1]["transport"] == "ring+metadata+read");
+  CHECK(json[1]["fastpath"] == "metadata,read");
+  CHECK(json[1]["answered"] == 0.75);
+
+  std::string table = format_table(report);
+  CHECK_THAT(table, Catch::Contains("75% by fast paths  75% not split"));
+  CHECK_THAT(table, Catch::Contains("never reaches the daemon"));
+  CHECK_THAT(table, Catch::Contains("3.00x"));
+  CHECK_FALSE(report.any_marked());
+  fast.answered = 0.0;
+  CHECK_THAT(format_table(report), Catch::Contains("none by fast paths"));
+  // Columns stand below their titles, however long a label is.
+  table = format_table(report);
+  std::vector<std::size_t> ends;
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);)
+    if (const auto at = std::min(line.find("ops/s"), line.find("3000")); at != line.npos)
+      ends.push_back(line.find_first_of(" \n", at));
+  REQUIRE(ends.size() == 2);
+  CHECK(ends[0] == ends[1]);
+}
+
 TEST_CASE("bench: a whole run over dev leaves nothing behind", "[bench][mount]") {
   if (access("/dev/fuse", R_OK | W_OK) != 0) {
     WARN("skipped: /dev/fuse cannot be opened here");
@@ -450,6 +515,10 @@ TEST_CASE("bench: a transport that cannot be had", "[bench][mount]") {
   options.file_size = kBlock;
   const auto before = bench_mounts();
   CHECK(run(options).transports == std::vector<std::string>{"dev"});
+  // Fast paths have to be had, whatever else need not.
+  options.fastpaths = {{}, {{"metadata"}, kFastpathMetadata, {}}};
+  CHECK_THROWS_WITH(run(options), Catch::StartsWith("ring+metadata: "));
+  options.fastpaths.clear();
   options.transports_optional = false;
   CHECK_THROWS_WITH(run(options), Catch::StartsWith("ring: "));
   CHECK(bench_mounts() == before);

@@ -45,6 +45,10 @@ struct RunDirectory {
   std::string path;
 };
 
+std::vector<json> ask_all(std::vector<std::string> *problems = nullptr) {
+  return send_all(json{{"cmd", "stat"}}, problems);
+}
+
 std::string echo(const json &request) { return json{{"got", request}}.dump(); }
 
 Fd raw_client(const std::string &path) {
@@ -80,28 +84,28 @@ std::string raw_exchange(const std::string &path, const std::string &text) {
 
 TEST_CASE("ask and answer", "[control]") {
   const RunDirectory run;
-  CHECK(query_all("stat").empty());
+  CHECK(ask_all().empty());
   {
     const ControlServer a(echo), b([](const json &) { return std::string(R"({"mountpoint":"/b"})"); });
     CHECK(a.path() != b.path());
     struct stat st;
     REQUIRE(::stat(a.path().c_str(), &st) == 0);
     CHECK((st.st_mode & 07777) == 0600);
-    const auto answers = query_all("stat");
+    const auto answers = ask_all();
     REQUIRE(answers.size() == 2);
     CHECK(answers[0] == json{{"got", {{"cmd", "stat"}}}});
     CHECK(answers[1]["mountpoint"] == "/b");
     CHECK(send_all({{"cmd", "set"}, {"key", "polling.adaptive"}})[0]["got"]["key"] == "polling.adaptive");
   }
   CHECK(run.files() == 0);
-  CHECK(query_all("stat").empty());
+  CHECK(ask_all().empty());
 }
 
 TEST_CASE("an answer larger than any socket buffer", "[control]") {
   const RunDirectory run;
   const std::string large(5u << 20, 'x');
   const ControlServer server([&](const json &) { return json(large).dump(); });
-  const auto answers = query_all("stat");
+  const auto answers = ask_all();
   REQUIRE(answers.size() == 1);
   CHECK(answers[0].get<std::string>() == large);
 }
@@ -130,7 +134,7 @@ TEST_CASE("bad requests get an error, the next client an answer", "[control]") {
     ::shutdown(fd.get(), SHUT_WR);
     CHECK(read_all(fd) == "{\"got\":{}}\n");
   }
-  CHECK(query_all("stat").size() == 1);
+  CHECK(ask_all().size() == 1);
 }
 
 TEST_CASE("silent and slow clients hold up nobody and are dropped", "[control]") {
@@ -140,7 +144,7 @@ TEST_CASE("silent and slow clients hold up nobody and are dropped", "[control]")
   for (int i = 0; i < 10; ++i) silent.push_back(raw_client(server.path()));
   REQUIRE(::write(silent[0].get(), "{\"cmd\":", 7) == 7);
   const auto start = std::chrono::steady_clock::now();
-  CHECK(query_all("stat").size() == 1);
+  CHECK(ask_all().size() == 1);
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(3));
   for (const Fd &fd : silent) CHECK(read_all(fd).empty());
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(6));  // one after the other: 10 s
@@ -176,17 +180,17 @@ TEST_CASE("sockets of dead daemons are removed, stopped daemons are reported", "
   }
   char byte;
   REQUIRE(::read(ready[0], &byte, 1) == 1);
-  CHECK(query_all("stat").size() == 1);
+  CHECK(ask_all().size() == 1);
   ::kill(child, SIGSTOP);
   ::waitpid(child, nullptr, WUNTRACED);
   std::vector<std::string> problems;
-  CHECK(query_all("stat", &problems).empty());
+  CHECK(ask_all(&problems).empty());
   CHECK((problems.size() == 1 && problems[0].find("no answer") != std::string::npos));
   CHECK(run.files() == 1);
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   problems.clear();
-  CHECK(query_all("stat", &problems).empty());
+  CHECK(ask_all(&problems).empty());
   CHECK(problems.empty());
   CHECK(run.files() == 0);
   ::close(ready[0]);
@@ -197,7 +201,7 @@ TEST_CASE("a directory that others can write to is refused", "[control]") {
   const RunDirectory run;
   ::chmod(run.path.c_str(), 0777);
   CHECK_THROWS_WITH(ControlServer(echo), Catch::Contains("others may write to it"));
-  CHECK_THROWS_WITH(query_all("stat"), Catch::Contains("others may write to it"));
+  CHECK_THROWS_WITH(ask_all(), Catch::Contains("others may write to it"));
   ::chmod(run.path.c_str(), 0700);
   if (::geteuid() == 0) {
     REQUIRE(::chown(run.path.c_str(), 12345, 12345) == 0);
@@ -222,7 +226,7 @@ TEST_CASE("the run directory is made, however long its path", "[control]") {
   struct stat st;
   REQUIRE(::stat(deep.c_str(), &st) == 0);
   CHECK((st.st_mode & 07777) == 0700);
-  CHECK(query_all("stat").size() == 1);
+  CHECK(ask_all().size() == 1);
 }
 
 TEST_CASE("where the run directory is", "[control]") {
