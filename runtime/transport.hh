@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 namespace efuse {
@@ -51,5 +52,23 @@ std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config
                                               unsigned threads);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
+
+/// FUSE-over-io_uring, where it was agreed on in INIT. Where make_..() or start() throws TransportUnavailable or
+/// std::system_error, requests go the stock way; std::runtime_error: there is no way left, the connection has to end.
+std::unique_ptr<Transport> make_uring_transport(SessionCore &session, const Config &config, int fuse_fd);
+/// Why FUSE-over-io_uring cannot be had here, as far as that is known before INIT: one line, and what would enable
+/// it. The first is empty where nothing is in the way.
+struct UringObstacle {
+  std::string why;
+  std::string enable;
+};
+UringObstacle find_uring_obstacle();
+/// Bytes per mount: of each CPU, without and with its payload buffers.
+struct UringMemory {
+  std::size_t queues;         // one for each possible CPU
+  std::size_t queue_bytes;
+  std::size_t payload_bytes;  // mapped; what is never used takes no memory
+};
+UringMemory uring_memory(const Config &config);
 
 }  // namespace efuse
