@@ -213,7 +213,8 @@ UringObstacle find_uring_obstacle() {
 UringMemory uring_memory(const Config &config) {
   const std::size_t payload = uring_payload_bytes(config.max_write);
   const std::size_t entries = std::size_t{entries_per_worker(config, payload)} * config.uring_workers;
-  return {possible_cpus(), entries * kUringHeadersBytes + config.uring_workers * UringRing::bytes(entries),
+  const std::size_t each = sizeof(UringWorker) + sizeof(UringQueue) + UringRing::bytes(entries);
+  return {possible_cpus(), entries * (kUringHeadersBytes + sizeof(UringSlot)) + config.uring_workers * each,
           entries * payload};
 }
 

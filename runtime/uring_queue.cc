@@ -181,16 +181,6 @@ void UringQueue::finish(UringSlot &slot, int error, std::size_t len) noexcept {
   owner_.answered(slot);
 }
 
-template <typename Predicate>
-fuse_req *UringQueue::find(Predicate is_it) noexcept {
-  const std::lock_guard lock(slabs_mutex_);
-  for (Slab &slab : slabs_)
-    for (unsigned i = 0; i < slab.count; i++)
-      if (is_it(slab.slots[i]))
-        return &slab.slots[i];
-  return nullptr;
-}
-
 bool UringQueue::interrupt(std::uint64_t unique) noexcept {
   fuse_req *found = find([unique](fuse_req &req) { return req.unique.load() == unique; });
   // Not twice: an early interrupt may have got here before.

@@ -85,6 +85,12 @@ class UringQueue final : public Channel {
   bool serves(std::uint64_t unique) noexcept;
   bool busy() noexcept;
 
+  /// Show `is_it` the nodes of the requests that the filesystem has, until it says true. By the owner's thread.
+  template <typename Predicate>
+  void find_kept(Predicate is_it) noexcept {
+    find([&](fuse_req &req) { return req.unique.load() != 0 && is_it(req.nodeid); });
+  }
+
   // The worker's, of its own thread.
   unsigned with_kernel = 0;  // entries that wait for a request
   unsigned wanted = 0;       // entries that it is to have
@@ -98,7 +104,14 @@ class UringQueue final : public Channel {
   };
 
   template <typename Predicate>
-  fuse_req *find(Predicate is_it) noexcept;
+  fuse_req *find(Predicate is_it) noexcept {
+    const std::lock_guard lock(slabs_mutex_);
+    for (Slab &slab : slabs_)
+      for (unsigned i = 0; i < slab.count; i++)
+        if (is_it(slab.slots[i]))
+          return &slab.slots[i];
+    return nullptr;
+  }
   int copy_body(UringSlot &slot, std::span<const iovec> body) noexcept;
   void finish(UringSlot &slot, int error, std::size_t len) noexcept;
 

@@ -209,17 +209,20 @@ void UringWorker::grow() noexcept {
 }
 
 /// The kernel gives a new entry to the next request that comes, not to those that wait in the queue already; they
-/// are taken up when an entry has been answered. So make a request of our own that is.
+/// are taken up when an entry has been answered. So make a request of our own that is: a RETRIEVE of nothing, from a
+/// file that one of the kept requests is about. Where none of those is a regular file, the queue's next request does.
 void UringWorker::stir(UringQueue &queue) noexcept {
   enter(false);  // first the entries
   const Visit there(queue.qid());
   if (!there)
-    return;  // not our CPU to run on; its next request does as well
-  fuse_notify_retrieve_out out{};
-  out.notify_unique = kUringStir;
-  out.nodeid = FUSE_ROOT_ID;
-  const iovec body{&out, sizeof out};
-  session_.notify(FUSE_NOTIFY_RETRIEVE, {&body, 1});
+    return;  // not our CPU to run on
+  queue.find_kept([this](std::uint64_t nodeid) {
+    fuse_notify_retrieve_out out{};
+    out.notify_unique = kUringStir;
+    out.nodeid = nodeid;
+    const iovec body{&out, sizeof out};
+    return session_.notify(FUSE_NOTIFY_RETRIEVE, {&body, 1}) == 0;
+  });
 }
 
 /// Submit, and wait for requests, answers of other threads, or stop().
