@@ -166,9 +166,9 @@ constexpr std::array kKeys{
 
     number<&Config::dev_threads>(
         "dev", "threads", Kind::count, Rule::any, 0, kMaxDevThreads,
-        "readers where there are no rings; 0: one per CPU that may be used, at least 2"),
+        "readers where there are neither rings nor io_uring, at most; as many read as pay. 0: two per CPU that may be used, at least 10"),
     number<&Config::stock_threads>("dev", "stock_threads", Kind::count, Rule::any, 1, 64,
-                                   "readers beside rings"),
+                                   "readers beside rings and io_uring"),
     flag<&Config::clone_fd>("dev", "clone_fd", "a descriptor of its own for each reader"),
 
     flag<&Config::stats>("stats", "enabled", "count requests and measure their latency"),

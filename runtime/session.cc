@@ -343,7 +343,7 @@ void Session::start_transports() {
   if (!impl_->fast && (choice == TransportChoice::uring || choice == TransportChoice::automatic))
     start_uring(choice == TransportChoice::uring);
   configure_fastpath(false);  // before there is a stock reader: no change is under way
-  auto stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
+  auto stock = impl_->fast ? make_stock_readers(*this, config, fd) : make_dev_transport(*this, config, fd);
   stock->start();
   std::lock_guard lock(impl_->transports_mutex);
   impl_->stock = std::move(stock);
@@ -477,7 +477,7 @@ void Session::detach_rings() {
   const Config &config = impl_->config;
   const std::shared_ptr<Transport> rings = impl_->fast;
   if (!impl_->more_stock) {
-    auto more = make_dev_transport(*this, config, impl_->mount->fd(), config.dev_threads);
+    auto more = make_dev_transport(*this, config, impl_->mount->fd());
     more->start();
     std::lock_guard lock(impl_->transports_mutex);
     impl_->more_stock = std::move(more);

@@ -46,10 +46,11 @@ class Transport {
   virtual void visit_stats(const std::function<void(const ChannelStats &)> &visit) const = 0;
 };
 
-/// Readers of /dev/fuse: `threads` of them, with a cloned descriptor each where
-/// config.clone_fd says so. Serves everything, or what the rings leave.
-std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd,
-                                              unsigned threads);
+/// Readers of /dev/fuse where everything comes that way: as many as pay, config.dev_threads at most, with a cloned
+/// descriptor each where config.clone_fd says so.
+std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd);
+/// Readers of what rings and io_uring leave to /dev/fuse: config.stock_threads.
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
 
