@@ -126,7 +126,7 @@ constexpr std::array kKeys{
                                  "requests that a CPU's queue takes at a time; more wait in the kernel"),
     number<&Config::uring_payload_size>(
         "uring", "payload_size", Kind::bytes, Rule::pages, EFUSE_MIN_PAYLOAD, EFUSE_MAX_PAYLOAD,
-        "for the data of a queue's requests; each takes max_write of it, which may lower the depth"),
+        "for the data of a queue's requests; each takes max_write of it, which may lower the depth; at least max_write"),
     number<&Config::uring_workers>("uring", "workers_per_queue", Kind::count, Rule::any, 1, 64,
                                    "threads that serve a queue; more than 1 for filesystems that block"),
 
