@@ -8,12 +8,10 @@
 // and leave, the last one first, when they mostly sleep.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -36,7 +34,10 @@ class ReaderCrew {
   [[nodiscard]] bool wait(unsigned index) noexcept;
   /// Reader `index` has taken a request, and is done with its callback.
   void begin(unsigned index) noexcept;
-  void end(unsigned index) noexcept { readers_[index].calls.fetch_add(1, std::memory_order_seq_cst); }
+  void end(unsigned index) noexcept {
+    std::atomic<std::uint64_t> &calls = readers_[index].calls;  // which nobody else writes
+    calls.store(calls.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
   /// The last kWindow reads of reader `index` have slept so many times. May take the reader, or another, in or out.
   void slept(unsigned index, unsigned times) noexcept;
   /// All are to end; those that wait do so at once. Any thread.
