@@ -8,6 +8,7 @@
 #include "config_keys.hh"
 #include "fd.hh"
 #include "placement.hh"
+#include "transport.hh"
 #include "uapi/efuse_ring.h"
 
 #include <fmt/format.h>
@@ -247,24 +248,10 @@ void check_fastpath(Diagnosis &out, bool ring) {
     out.add("fast paths", Status::ok, "BPF programs can be attached; efuse mount --fastpath metadata,read");
 }
 
-// The kernel's side of FUSE-over-io_uring; make_*_transport() has no client for it yet to call usable.
-void check_uring(Diagnosis &out, const KernelVersion &kernel) {
-  const auto parameter = first_line("/sys/module/fuse/parameters/enable_uring");
-  const std::string disabled = first_line("/proc/sys/kernel/io_uring_disabled").value_or("0");
-  if (!parameter)
-    out.add(
-        "FUSE over io_uring", Status::missing,
-        fmt::format("Linux {} does not have it (6.14 or later with CONFIG_FUSE_IO_URING)", kernel.release),
-        "boot a newer kernel");
-  else if (*parameter != "Y" && *parameter != "1")
-    out.add("FUSE over io_uring", Status::missing, "the kernel has it, switched off",
-            "echo Y > /sys/module/fuse/parameters/enable_uring");
-  else if (disabled != "0" && !(disabled == "1" && has_capability(CAP_SYS_ADMIN)))
-    out.add("FUSE over io_uring", Status::missing, "io_uring is not allowed here",
-            "sysctl kernel.io_uring_disabled=0");
-  else
-    out.add("FUSE over io_uring", Status::note,
-            "switched on in the kernel; this version of efuse does not use it");
+bool check_uring(Diagnosis &out) {
+  const auto [why, enable] = find_uring_obstacle();
+  if (why.empty()) return out.add("FUSE over io_uring", Status::ok, "switched on in the kernel, and io_uring is allowed");
+  return out.add("FUSE over io_uring", Status::missing, why, enable);
 }
 
 std::optional<RingPlacement> check_cpus(Diagnosis &out, const Config &config) {
@@ -342,6 +329,19 @@ bool check_memory(Diagnosis &out, const Config &config, const RingPlacement &pla
                  fmt::format("ulimit -l {}, or a smaller ring.payload_size", (total + 1023) / 1024));
 }
 
+/// Ordinary memory of the daemon's: nothing is pinned, and nothing limits it but the cgroup.
+void check_uring_memory(Diagnosis &out, const Config &config) {
+  const UringMemory memory = uring_memory(config);
+  const std::uint64_t total = memory.queues * (memory.queue_bytes + memory.payload_bytes);
+  out.memory["uring"] = {{"queues", memory.queues},
+                         {"queue_bytes", memory.queue_bytes},
+                         {"payload_bytes", memory.payload_bytes},
+                         {"total_bytes", total}};
+  out.add("memory, uring", Status::ok,
+          fmt::format("at most {} per mount with io_uring: {} x ({} queue + {} payload buffers, as far as they are used)",
+                      human(total), memory.queues, human(memory.queue_bytes), human(memory.payload_bytes)));
+}
+
 Diagnosis diagnose(const Options &options) {
   Diagnosis out;
   const KernelVersion kernel = kernel_version();
@@ -350,11 +350,13 @@ Diagnosis diagnose(const Options &options) {
   const bool mounting = check_mounting(out);
   const bool ring = check_ring(out, kernel);
   check_fastpath(out, ring);
-  check_uring(out, kernel);
+  const bool uring = check_uring(out);
   const Config config = check_config_sources(out, options);
   const auto placement = check_cpus(out, config);
   const bool memory = placement && check_memory(out, config, *placement);
+  check_uring_memory(out, config);
   if (fuse && mounting && ring && memory) out.usable.push_back("ring");
+  if (fuse && mounting && uring) out.usable.push_back("uring");
   if (fuse && mounting) out.usable.push_back("dev");
   return out;
 }

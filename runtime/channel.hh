@@ -36,6 +36,9 @@ class Channel {
   /// true: the rings' module does not see what comes this way, and is to be told what it changes (changes.hh).
   [[nodiscard]] virtual bool unseen() const noexcept { return false; }
 
+  /// Requests come over io_uring here.
+  [[nodiscard]] virtual bool over_uring() const noexcept { return false; }
+
   /// Counters and histograms of this channel.
   virtual ChannelStats &stats() noexcept = 0;
 };

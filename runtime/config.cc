@@ -291,6 +291,10 @@ void check_config(const Config &config) {
     fail("", "ring.payload_size",
          fmt::format("expected at least session.max_write ({}), got {}", format_bytes(config.max_write),
                      format_bytes(config.payload_size)));
+  if (config.uring_payload_size < config.max_write)
+    fail("", "uring.payload_size",
+         fmt::format("expected at least session.max_write ({}), got {}", format_bytes(config.max_write),
+                     format_bytes(config.uring_payload_size)));
   if (ring_region_bytes(config) > EFUSE_MAX_RING_BYTES)
     fail("", "ring.depth",
          fmt::format(

@@ -80,6 +80,7 @@ static_assert(static_cast<int>(FastpathRead::backing) == kFastpathReads.size() -
 constexpr std::array kSections{
     Section{"session", "the mount and what is negotiated with the kernel"},
     Section{"ring", "shared-memory rings of the efuse_ring module"},
+    Section{"uring", "the kernel's FUSE over io_uring"},
     Section{"polling",
             "how long each end looks before it sleeps; durations are nanoseconds or \"50us\", \"1ms\""},
     Section{"balance", "where background requests go"},
@@ -121,6 +122,14 @@ constexpr std::array kKeys{
     number<&Config::workers_per_ring>("ring", "workers_per_ring", Kind::count, Rule::any, 1, 64,
                                       "threads that serve a ring; more than 1 for filesystems that block"),
 
+    number<&Config::uring_depth>("uring", "depth", Kind::count, Rule::any, 1, 4096,
+                                 "requests that a CPU's queue takes at a time; more wait in the kernel"),
+    number<&Config::uring_payload_size>(
+        "uring", "payload_size", Kind::bytes, Rule::pages, EFUSE_MIN_PAYLOAD, EFUSE_MAX_PAYLOAD,
+        "for the data of a queue's requests; each takes max_write of it, which may lower the depth; at least max_write"),
+    number<&Config::uring_workers>("uring", "workers_per_queue", Kind::count, Rule::any, 1, 64,
+                                   "threads that serve a queue; more than 1 for filesystems that block"),
+
     live(number<&Config::worker_spin_ns>("polling", "worker_spin_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
                                     "a worker looks at its ring so long in user space")),
     live(number<&Config::worker_poll_ns>("polling", "worker_poll_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
@@ -157,9 +166,9 @@ constexpr std::array kKeys{
 
     number<&Config::dev_threads>(
         "dev", "threads", Kind::count, Rule::any, 0, kMaxDevThreads,
-        "readers where there are no rings; 0: one per CPU that may be used, at least 2"),
+        "readers where there are neither rings nor io_uring, at most; as many read as pay. 0: two per CPU that may be used, at least 10"),
     number<&Config::stock_threads>("dev", "stock_threads", Kind::count, Rule::any, 1, 64,
-                                   "readers beside rings"),
+                                   "readers beside rings and io_uring"),
     flag<&Config::clone_fd>("dev", "clone_fd", "a descriptor of its own for each reader"),
 
     flag<&Config::stats>("stats", "enabled", "count requests and measure their latency"),

@@ -59,6 +59,10 @@ class Mapping {
   static Mapping anonymous(std::size_t len) {
     return Mapping(len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   }
+  /// As anonymous(), for memory of which most is never touched: not counted before it is.
+  static Mapping reserved(std::size_t len) {
+    return Mapping(len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
   Mapping(Mapping &&other) noexcept
       : addr_(std::exchange(other.addr_, nullptr)), len_(std::exchange(other.len_, 0)) {}
   Mapping &operator=(Mapping &&other) noexcept {

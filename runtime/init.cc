@@ -4,6 +4,7 @@
 #include "protocol.hh"
 #include "reply.hh"
 #include "session_core.hh"
+#include "uring_abi.hh"
 
 #include <unistd.h>
 
@@ -156,10 +157,13 @@ int reply_init(fuse_req &req, std::uint64_t flags) noexcept {
   out.congestion_threshold = static_cast<std::uint16_t>(conn.congestion_threshold);
   out.max_write = conn.max_write;
   out.time_gran = conn.time_gran;
-  if (flags & FUSE_MAX_PAGES)
+  if (flags & FUSE_MAX_PAGES) {
+    // Over io_uring this bounds everything but the first argument of a request: xattr values, too.
+    const std::size_t least = flags & protocol::kOverIoUring ? protocol::kUringXattrPayload : 1;
+    const std::size_t most = std::max<std::size_t>(conn.max_write, least);
     out.max_pages = static_cast<std::uint16_t>(
-        std::min<std::size_t>((conn.max_write - 1) / static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + 1,
-                              UINT16_MAX));
+        std::min<std::size_t>((most - 1) / static_cast<std::size_t>(sysconf(_SC_PAGESIZE)) + 1, UINT16_MAX));
+  }
   // The protocol counts this filesystem too.
   if (flags & protocol::kPassthrough) out.max_stack_depth = get_extension(conn).max_backing_stack_depth + 1;
   if (req.session->debug)

@@ -80,7 +80,8 @@ namespace {
 int add_retrieve(SessionCore &session, void *cookie, std::uint64_t &unique) noexcept {
   try {
     const std::lock_guard lock(session.retrieve_mutex);
-    unique = session.next_retrieve++;
+    unique = session.next_retrieve;
+    session.next_retrieve += 2;
     session.retrieves.emplace(unique, cookie);
     return 0;
   } catch (const std::bad_alloc &) {

@@ -2,6 +2,7 @@
 #include "placement.hh"
 
 #include "config_keys.hh"
+#include "stats.hh"
 
 #include <fmt/format.h>
 
@@ -84,12 +85,17 @@ class Describer {
   std::map<hwloc_obj_t, int> index_;
 };
 
-unsigned possible_cpus() {
+std::vector<unsigned> possible_list() {
   std::ifstream file("/sys/devices/system/cpu/possible");
   std::string text;
-  if (!std::getline(file, text)) return 0;
-  const auto list = parse_cpu_list(text);
-  return list && !list->empty() ? list->back() + 1 : 0;
+  if (!std::getline(file, text)) return {};
+  return parse_cpu_list(text).value_or(std::vector<unsigned>());
+}
+
+/// Above all possible CPUs' numbers.
+unsigned possible_end() {
+  const auto list = possible_list();
+  return list.empty() ? 0 : list.back() + 1;
 }
 
 // ---- placing --------------------------------------------------------------
@@ -285,8 +291,10 @@ CpuTopology this_machine() {
   const Bitmap usable(hwloc_bitmap_alloc(), hwloc_bitmap_free);
   if (!usable || hwloc_get_cpubind(raw, usable.get(), HWLOC_CPUBIND_THREAD) != 0)
     throw std::system_error(errno, std::generic_category(), "sched_getaffinity");
-  return describe_topology(raw, usable.get(), possible_cpus());
+  return describe_topology(raw, usable.get(), possible_end());
 }
+
+unsigned possible_cpus() { return static_cast<unsigned>(possible_list().size()); }
 
 RingPlacement place_rings(const Config &config, const CpuTopology &topology) {
   return Placer(config, topology).place();
@@ -312,6 +320,14 @@ int pin_this_thread(int cpu) noexcept {
   const int result = sched_setaffinity(0, size, set) == 0 ? 0 : -errno;
   CPU_FREE(set);
   return result;
+}
+
+void WorkerPin::check() noexcept {
+  if (cpu_ < 0 || ::sched_getcpu() == cpu_) return;
+  const std::uint64_t now = now_ns();
+  if (now < next_try_) return;
+  next_try_ = now + kRetryNs;
+  pin_this_thread(cpu_);  // fails while the CPU is offline
 }
 
 }  // namespace efuse

@@ -45,6 +45,9 @@ CpuTopology describe_topology(hwloc_topology_t topology, hwloc_const_cpuset_t us
 /// This machine and the calling thread's affinity. Throws std::system_error.
 CpuTopology this_machine();
 
+/// How many CPUs the kernel counts as possible, which is how many queues FUSE-over-io_uring has; 0: it does not tell.
+unsigned possible_cpus();
+
 struct RingPlacement {
   std::vector<int> worker_cpu;             // per ring; -1: not pinned
   std::vector<efuse_cpu_rings> cpu_rings;  // by CPU number, up to the highest possible one
@@ -59,5 +62,19 @@ std::string describe_placement(const RingPlacement &placement);
 
 /// Pin the calling thread to one CPU; returns 0 or -errno. `cpu` < 0 does nothing.
 int pin_this_thread(int cpu) noexcept;
+
+/// Keeps a worker on its CPU. One that goes offline sheds its threads to other CPUs and does not take
+/// them back; what a worker that is elsewhere costs is a look at where it is, after it has slept.
+class WorkerPin {
+ public:
+  explicit WorkerPin(int cpu) noexcept : cpu_(cpu) {}
+  /// By the worker.
+  void check() noexcept;
+
+ private:
+  static constexpr std::uint64_t kRetryNs = 1'000'000'000;
+  int cpu_;
+  std::uint64_t next_try_ = 0;
+};
 
 }  // namespace efuse

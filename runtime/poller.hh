@@ -69,11 +69,21 @@ class Poller {
   bool poll(bool requesters_spin, Ready &&ready) noexcept {
     if (ready())
       return true;
+    const std::uint32_t budget = spin_budget(requesters_spin);
+    return budget != 0 && spin(budget, ready);
+  }
+
+  /// The first half of poll(), for who has to do something before it spins: ns to spin(), which is to follow; 0: not.
+  [[nodiscard]] std::uint32_t spin_budget(bool requesters_spin) noexcept {
     const std::uint32_t budget = settings_.spin_ns.load(std::memory_order_relaxed);
     const bool adaptive = settings_.adaptive.load(std::memory_order_relaxed);
-    if (budget == 0 || (adaptive && (!requesters_spin || !backoff_.worth())))
-      return false;
-    const bool found = spin(budget, ready);
+    return budget == 0 || (adaptive && (!requesters_spin || !backoff_.worth())) ? 0 : budget;
+  }
+
+  /// The second half.
+  template <typename Ready>
+  bool spin(std::uint32_t budget, Ready &&ready) noexcept {
+    const bool found = look(budget, ready);
     if (found)
       backoff_.paid();
     else
@@ -92,7 +102,7 @@ class Poller {
 
  private:
   template <typename Ready>
-  static bool spin(std::uint32_t budget, Ready &ready) noexcept {
+  static bool look(std::uint32_t budget, Ready &ready) noexcept {
     const std::uint64_t end = now_ns() + budget;
     do {
       for (int i = 0; i < 16; i++) {

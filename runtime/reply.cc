@@ -411,7 +411,7 @@ int fuse_req_get_payload(fuse_req_t req, char **payload, size_t *payload_sz, voi
   return 0;
 }
 
-bool fuse_req_is_uring(fuse_req_t) { return false; }
+bool fuse_req_is_uring(fuse_req_t req) { return req->channel->over_uring(); }
 
 int efuse_reply_in_place(fuse_req_t req, size_t len) {
   if (len > req->out_cap) {

@@ -8,6 +8,8 @@
 #include "protocol.hh"
 #include "request.hh"
 #include "stats.hh"
+#include "uapi/efuse_ring.h"
+#include "uring_abi.hh"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -165,10 +167,11 @@ struct Session::Impl {
   std::unique_ptr<Transport> more_stock;  // readers that joined when rings were detached; guarded by transports_mutex
   // Rings come and go with reconfigure(). A transport that is on its way out is in `retired` before it stops.
   mutable std::mutex transports_mutex;
-  std::shared_ptr<Transport> fast;  // rings; none: everything goes through `stock`; guarded by transports_mutex
+  std::shared_ptr<Transport> fast;  // rings or io_uring; none: everything goes through `stock`; guarded by transports_mutex
   std::vector<std::shared_ptr<Transport>> retired;  // that owe replies still; likewise
   StatsSnapshot retired_stats;                      // of those that are gone; likewise
   std::string reason;                               // likewise
+  std::string uring_obstacle;  // start()'s
   FastpathOffer offer;
   std::unique_ptr<Fastpath> fastpath;  // with rings, once asked for; guarded by reconfigure_mutex, before by start()
   // Of every attachment that had fast paths, the current one last: a request that began a change ends it there.
@@ -181,6 +184,9 @@ struct Session::Impl {
   std::atomic<bool> exited{false};
   std::atomic<int> exit_error{0};
   std::atomic<bool> over{false};  // unmount() was called: nothing serves any more
+
+  [[nodiscard]] bool has_rings() const noexcept { return fast && fast->device_fd() >= 0; }
+  [[nodiscard]] bool has_uring() const noexcept { return fast && !has_rings(); }
 
   void set_config(const Config &next) {
     std::lock_guard lock(transports_mutex);
@@ -282,6 +288,7 @@ void Session::negotiate() {
   conn.max_write = config.max_write;
   conn.max_background = config.max_background;
   conn.congestion_threshold = config.congestion_threshold;
+  ask_for_uring();
   const int fd = impl_->mount->fd();
   InitChannel channel(fd);
   std::vector<std::uint64_t> buffer((config.max_write + protocol::kHeaderRoom) / sizeof(std::uint64_t));
@@ -324,22 +331,54 @@ void Session::start_transports() {
   const Config &config = impl_->config;
   const int fd = impl_->mount->fd();
   const TransportChoice choice = config.transport;
-  if (choice == TransportChoice::uring)
-    throw std::runtime_error("transport uring: not in this build");
-  if (choice != TransportChoice::dev) {
+  if (choice == TransportChoice::ring || choice == TransportChoice::automatic) {
     try {
       attach_rings();
     } catch (const std::exception &e) {
       if (choice == TransportChoice::ring)
         throw std::runtime_error(fmt::format("transport ring: {}", e.what()));
-      impl_->reason = fmt::format("ring: {}; uring: not in this build", e.what());
+      impl_->reason = fmt::format("ring: {}", e.what());
     }
   }
+  if (!impl_->fast && (choice == TransportChoice::uring || choice == TransportChoice::automatic))
+    start_uring(choice == TransportChoice::uring);
   configure_fastpath(false);  // before there is a stock reader: no change is under way
-  auto stock = make_dev_transport(*this, config, fd, impl_->fast ? config.stock_threads : config.dev_threads);
+  auto stock = impl_->fast ? make_stock_readers(*this, config, fd) : make_dev_transport(*this, config, fd);
   stock->start();
   std::lock_guard lock(impl_->transports_mutex);
   impl_->stock = std::move(stock);
+}
+
+/// What INIT is to ask for. The kernel holds requests back from the moment that it is agreed on until all queues have
+/// entries, so it is asked for only where no rings are to be expected; what fails after that is declined.
+void Session::ask_for_uring() {
+  const TransportChoice choice = impl_->config.transport;
+  if (choice != TransportChoice::uring && choice != TransportChoice::automatic)
+    return;
+  if (choice == TransportChoice::automatic && ::access(EFUSE_DEVICE, R_OK | W_OK) == 0) {
+    impl_->uring_obstacle = "not asked for, because " EFUSE_DEVICE " is there";
+    return;
+  }
+  impl_->uring_obstacle = find_uring_obstacle().why;
+  if (impl_->uring_obstacle.empty())
+    init_flags |= protocol::kOverIoUring;
+}
+
+/// `required`: throws where it cannot be had; otherwise transport_reason() says why.
+void Session::start_uring(bool required) {
+  try {
+    if (!impl_->uring_obstacle.empty())
+      throw TransportUnavailable(impl_->uring_obstacle);
+    start_fast(make_uring_transport(*this, impl_->config, impl_->mount->fd()));
+    return;
+  } catch (const TransportUnavailable &e) {
+    impl_->uring_obstacle = e.what();
+  } catch (const std::system_error &e) {
+    impl_->uring_obstacle = e.what();
+  }
+  if (required)
+    throw std::runtime_error(fmt::format("transport uring: {}", impl_->uring_obstacle));
+  impl_->reason += fmt::format("; uring: {}", impl_->uring_obstacle);
 }
 
 void Session::offer_fastpath(FastpathOffer offer) { impl_->offer = std::move(offer); }
@@ -355,7 +394,7 @@ void Session::configure_fastpath(bool required) {
   };
   if (config.fastpath_programs == 0 && !impl_->fastpath)
     return publish({}, {});
-  if (!impl_->fast) {
+  if (!impl_->has_rings()) {
     const std::string why = "the mount is not served over rings";
     if (required)
       throw FastpathUnavailable(why);
@@ -410,15 +449,20 @@ void Session::retire_fastpath() noexcept {
 }
 
 void Session::attach_rings() {
-  std::shared_ptr<Transport> rings = make_ring_transport(*this, impl_->config, impl_->mount->fd());
-  {
-    // Visible before it serves: its workers take interrupts.
-    std::lock_guard lock(impl_->transports_mutex);
-    impl_->fast = rings;
-  }
+  std::unique_ptr<Transport> rings = make_ring_transport(*this, impl_->config, impl_->mount->fd());
   resends.first_may_follow = true;
+  start_fast(std::move(rings));
+}
+
+void Session::start_fast(std::unique_ptr<Transport> transport) {
+  const std::shared_ptr<Transport> fast = std::move(transport);
+  {
+    // Visible before it serves: its requests may be interrupted.
+    std::lock_guard lock(impl_->transports_mutex);
+    impl_->fast = fast;
+  }
   try {
-    rings->start();
+    fast->start();
   } catch (...) {
     // Some workers may have served already, and the filesystem hold requests of theirs.
     std::lock_guard lock(impl_->transports_mutex);
@@ -433,7 +477,7 @@ void Session::detach_rings() {
   const Config &config = impl_->config;
   const std::shared_ptr<Transport> rings = impl_->fast;
   if (!impl_->more_stock) {
-    auto more = make_dev_transport(*this, config, impl_->mount->fd(), config.dev_threads);
+    auto more = make_dev_transport(*this, config, impl_->mount->fd());
     more->start();
     std::lock_guard lock(impl_->transports_mutex);
     impl_->more_stock = std::move(more);
@@ -457,11 +501,10 @@ void Session::reconfigure(std::span<const std::string> assignments) {
   for (const std::string &assignment : assignments)
     set_live_config_key(next, assignment);
   check_config(next);
-  if (next.transport == TransportChoice::uring)
-    throw std::runtime_error("transport uring: not in this build");
   impl_->reap();
 
   const Config before = impl_->config;
+  check_switch(before.transport, next.transport);
   impl_->set_config(next);
   try {
     if (next.transport == TransportChoice::dev && impl_->fast)
@@ -486,6 +529,18 @@ void Session::reconfigure(std::span<const std::string> assignments) {
   }
   std::lock_guard lock(impl_->transports_mutex);
   impl_->reason.clear();
+}
+
+/// The kernel takes up io_uring once, before the first request, and never goes back.
+void Session::check_switch(TransportChoice before, TransportChoice next) const {
+  if (next == before || next == TransportChoice::automatic)
+    return;
+  if (impl_->has_uring() && next != TransportChoice::uring)
+    throw std::runtime_error("this mount is served over io_uring, which the kernel does not give up while it is "
+                             "mounted: unmount it, and mount it with another --transport");
+  if (!impl_->has_uring() && next == TransportChoice::uring)
+    throw std::runtime_error("transport uring: the kernel takes up io_uring at mount time only: unmount, and mount "
+                             "with --transport uring");
 }
 
 std::string Session::config_toml() const {

@@ -86,6 +86,10 @@ class Session final : public SessionCore {
   void negotiate();
   std::size_t read_init(int fd, std::span<std::byte> buffer);
   void start_transports();
+  void ask_for_uring();
+  void start_uring(bool required);
+  void start_fast(std::unique_ptr<Transport> transport);
+  void check_switch(TransportChoice before, TransportChoice next) const;
   void attach_rings();
   void detach_rings();
   void configure_fastpath(bool required);

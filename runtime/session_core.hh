@@ -88,7 +88,8 @@ class SessionCore {
   /// FUSE_NOTIFY_RETRIEVE sent and not yet answered: notify_unique to the caller's cookie.
   std::mutex retrieve_mutex;
   std::unordered_map<std::uint64_t, void *> retrieves;  // guarded by retrieve_mutex
-  std::uint64_t next_retrieve = 1;                      // likewise
+  // Likewise. Over io_uring the answer is found by this number among the kernel's own, which are even and count up.
+  std::uint64_t next_retrieve = 1ull << 62;
 
   std::atomic<bool> got_init{false};
   std::atomic<bool> got_destroy{false};

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 namespace efuse {
@@ -45,11 +46,30 @@ class Transport {
   virtual void visit_stats(const std::function<void(const ChannelStats &)> &visit) const = 0;
 };
 
-/// Readers of /dev/fuse: `threads` of them, with a cloned descriptor each where
-/// config.clone_fd says so. Serves everything, or what the rings leave.
-std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd,
-                                              unsigned threads);
+/// Readers of /dev/fuse where everything comes that way: as many as pay, config.dev_threads at most, with a cloned
+/// descriptor each where config.clone_fd says so.
+std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd);
+/// Readers of what rings and io_uring leave to /dev/fuse: config.stock_threads.
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
+
+/// FUSE-over-io_uring, where it was agreed on in INIT. Where make_..() or start() throws TransportUnavailable or
+/// std::system_error, requests go the stock way; std::runtime_error: there is no way left, the connection has to end.
+std::unique_ptr<Transport> make_uring_transport(SessionCore &session, const Config &config, int fuse_fd);
+/// Why FUSE-over-io_uring cannot be had here, as far as that is known before INIT: one line, and what would enable
+/// it. The first is empty where nothing is in the way.
+struct UringObstacle {
+  std::string why;
+  std::string enable;
+};
+UringObstacle find_uring_obstacle();
+/// Bytes per mount: of each CPU, without and with its payload buffers.
+struct UringMemory {
+  std::size_t queues;         // one for each possible CPU
+  std::size_t queue_bytes;
+  std::size_t payload_bytes;  // mapped; what is never used takes no memory
+};
+UringMemory uring_memory(const Config &config);
 
 }  // namespace efuse

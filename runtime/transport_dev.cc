@@ -17,6 +17,8 @@
 #include "channel.hh"
 #include "dispatch.hh"
 #include "fd.hh"
+#include "placement.hh"
+#include "reader_crew.hh"
 #include "request.hh"
 #include "stats.hh"
 
@@ -28,15 +30,18 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace efuse {
@@ -142,6 +147,28 @@ Fd clone_device(int fuse_fd) noexcept {
   return clone;
 }
 
+/// How often a thread has slept, of its own accord, looked at once per window.
+class Naps {
+ public:
+  /// To be called once per request.
+  [[nodiscard]] bool window_full() noexcept { return ++requests_ % ReaderCrew::kWindow == 0; }
+  /// What was slept until now does not count.
+  void restart() noexcept {
+    requests_ = 0;
+    (void)count();
+  }
+  /// Since the last call.
+  [[nodiscard]] unsigned count() noexcept {
+    rusage usage{};
+    ::getrusage(RUSAGE_THREAD, &usage);
+    return static_cast<unsigned>(usage.ru_nvcsw - std::exchange(before_, usage.ru_nvcsw));
+  }
+
+ private:
+  unsigned requests_ = 0;
+  long before_ = 0;
+};
+
 class DevChannel final : public Channel {
  public:
   /// `device` becomes this channel's; `stats` false: no clock is read.
@@ -182,15 +209,28 @@ class DevChannel final : public Channel {
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 
-  /// The thread's body: until stopped or until the connection is gone.
-  void serve() noexcept {
+  /// The thread's body: until stopped or until the connection is gone. `crew` says when to read.
+  void serve(ReaderCrew &crew, unsigned index, int cpu) noexcept {
     current_ = this;
+    WorkerPin pin(cpu);
+    Naps naps;
     for (;;) {
+      if (!crew.wanted(index)) {
+        if (!crew.wait(index))
+          break;
+        naps.restart();
+      }
       PooledRequest *request = take_request();
       ssize_t n = ::read(read_fd_.get(), message_, message_size_);
       int error = n < 0 ? errno : 0;
       if (n >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
+        crew.begin(index);
         handle(*request, static_cast<std::size_t>(n));
+        crew.end(index);
+        if (naps.window_full()) {
+          crew.slept(index, naps.count());
+          pin.check();
+        }
         continue;
       }
       pool_.put_back(*request);
@@ -269,7 +309,15 @@ class DevChannel final : public Channel {
   }
 
   int write_reply(fuse_req &req, int error, std::span<const iovec> body) noexcept {
-    std::array<iovec, IOV_MAX> iov;
+    if (body.size() < 8) [[likely]]
+      return write_parts<8>(req, error, body);
+    return write_parts<IOV_MAX>(req, error, body);
+  }
+
+  /// body.size() < kMost.
+  template <std::size_t kMost>
+  int write_parts(fuse_req &req, int error, std::span<const iovec> body) noexcept {
+    std::array<iovec, kMost> iov;
     fuse_out_header header{};
     std::size_t size = sizeof header;
     for (std::size_t i = 0; i < body.size(); ++i) {
@@ -314,19 +362,33 @@ class DevChannel final : public Channel {
 
 thread_local DevChannel *DevChannel::current_ = nullptr;
 
-unsigned usable_cpus() noexcept {
-  cpu_set_t set;
-  if (::sched_getaffinity(0, sizeof set, &set) == 0)
-    return static_cast<unsigned>(CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());
+/// How many readers there are, and where: see ReaderCrew.
+struct Staff {
+  unsigned readers;
+  std::vector<int> cpus;  // of the first ones
+};
+
+constexpr unsigned kReaders = 10;  // for callbacks that block; as many as libfuse's loop has
+
+/// `threads`: of Config::dev_threads.
+Staff place_readers(const Config &config, unsigned threads) {
+  Config placed = config;
+  placed.ring_count = 0;  // that is of rings: here it is a reader for each CPU
+  Staff staff{threads, place_rings(placed, this_machine()).worker_cpu};
+  if (staff.readers == 0)
+    staff.readers = std::max<unsigned>(kReaders, 2 * static_cast<unsigned>(staff.cpus.size()));
+  if (staff.cpus.size() > staff.readers)
+    staff.cpus.assign(staff.readers, -1);  // fewer than CPUs: they go where they are needed
+  return staff;
 }
 
 class DevTransport final : public Transport {
  public:
-  DevTransport(SessionCore &session, const Config &config, int fuse_fd, unsigned threads) {
-    if (threads == 0)
-      threads = std::max(2u, usable_cpus());
-    for (unsigned i = 0; i < threads; ++i) {
+  /// Without `staff.cpus` all readers read, anywhere.
+  DevTransport(SessionCore &session, const Config &config, int fuse_fd, const Staff &staff)
+      : cpus_(staff.cpus),
+        crew_(staff.readers, staff.cpus.empty() ? staff.readers : static_cast<unsigned>(staff.cpus.size())) {
+    for (unsigned i = 0; i < staff.readers; ++i) {
       Fd device = config.clone_fd ? clone_device(fuse_fd) : Fd();
       if (!device)  // an old or strict kernel: share one queue of replies
         device = checked_fd(::fcntl(fuse_fd, F_DUPFD_CLOEXEC, 0), "dup /dev/fuse");
@@ -357,6 +419,7 @@ class DevTransport final : public Transport {
   void stop() noexcept override {
     for (auto &channel : channels_)
       channel->end_of_file(eof_.get());
+    crew_.stop();
     for (std::thread &thread : threads_)
       ::pthread_kill(thread.native_handle(), wake_);
     for (std::thread &thread : threads_)
@@ -398,7 +461,10 @@ class DevTransport final : public Transport {
     sigemptyset(&set);
     sigaddset(&set, wake_);
     ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-    channels_[index]->serve();
+    const int cpu = index < cpus_.size() ? cpus_[index] : -1;
+    if (const int error = pin_this_thread(cpu); error != 0)
+      fuse_log(FUSE_LOG_WARNING, "efuse: cannot pin reader %zu to CPU %d: %s\n", index, cpu, std::strerror(-error));
+    channels_[index]->serve(crew_, static_cast<unsigned>(index), cpu);
   }
 
   /// Other threads may still owe replies to requests taken here. Where the
@@ -417,15 +483,20 @@ class DevTransport final : public Transport {
 
   Fd eof_;
   int wake_ = 0;
+  std::vector<int> cpus_;  // of the first readers; -1: not pinned
+  ReaderCrew crew_;
   std::vector<std::unique_ptr<DevChannel>> channels_;
   std::vector<std::thread> threads_;
 };
 
 }  // namespace
 
-std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd,
-                                              unsigned threads) {
-  return std::make_unique<DevTransport>(session, config, fuse_fd, threads);
+std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd) {
+  return std::make_unique<DevTransport>(session, config, fuse_fd, place_readers(config, config.dev_threads));
+}
+
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd) {
+  return std::make_unique<DevTransport>(session, config, fuse_fd, Staff{config.stock_threads, {}});
 }
 
 }  // namespace efuse

@@ -82,27 +82,6 @@ class ReplyGate {
   std::atomic<bool> closed_{false};
 };
 
-/// Keeps a worker on its CPU. One that goes offline sheds its threads to other CPUs and does not take
-/// them back; what a worker that is elsewhere costs is a look at where it is, after it has slept.
-class WorkerPin {
- public:
-  explicit WorkerPin(int cpu) noexcept : cpu_(cpu) {}
-  void check() noexcept {
-    if (cpu_ < 0 || ::sched_getcpu() == cpu_)
-      return;
-    const std::uint64_t now = now_ns();
-    if (now < next_try_)
-      return;
-    next_try_ = now + kRetryNs;
-    pin_this_thread(cpu_);  // fails while the CPU is offline
-  }
-
- private:
-  static constexpr std::uint64_t kRetryNs = 1'000'000'000;
-  int cpu_;
-  std::uint64_t next_try_ = 0;
-};
-
 static_assert(sizeof(efuse_forget_entry) == sizeof(fuse_forget_one));
 
 class RingChannel final : public Channel, private WorkerHooks {

@@ -41,12 +41,21 @@ bool eventually(const std::function<bool()> &holds) {
   return true;
 }
 
+namespace {
+
+/// The way that requests of `opcode` take where others take `way`.
+std::string way_of(const std::string &opcode, const std::string &way) {
+  if (way == "ring" && opcode == "NOTIFY_REPLY") return "stock";
+  if (way == "uring" && (opcode == "INTERRUPT" || opcode == "FORGET" || opcode == "BATCH_FORGET")) return "stock";
+  return way;
+}
+
+}  // namespace
+
 std::string Checks::missing(const std::vector<std::string> &opcodes, const nlohmann::json &before) {
   const auto count = [this](const nlohmann::json &stat, const std::string &opcode) {
     const auto &by_op = stat["by_op"];
-    // Replies to notifications never go by ring.
-    const std::string way = opcode == "NOTIFY_REPLY" ? "stock" : server.way();
-    return by_op.contains(opcode) ? by_op[opcode].value(way, 0L) : 0L;
+    return by_op.contains(opcode) ? by_op[opcode].value(way_of(opcode, server.way()), 0L) : 0L;
   };
   std::string none;
   const nlohmann::json now = server.stat();

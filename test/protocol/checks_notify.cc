@@ -57,8 +57,8 @@ void polls(Checks &c) {
 }
 
 /// READs so far, whichever way.
-long reads(Checks &c) { return c.server.count("READ", "ring") + c.server.count("READ", "stock"); }
-long lookups(Checks &c) { return c.server.count("LOOKUP", "ring") + c.server.count("LOOKUP", "stock"); }
+long reads(Checks &c) { return c.server.carried("READ"); }
+long lookups(Checks &c) { return c.server.carried("LOOKUP"); }
 
 void stores(Checks &c) {
   make_file(c.at("stored"), std::string(8192, 'r'));

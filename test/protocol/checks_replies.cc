@@ -97,7 +97,8 @@ void resent(Checks &c) {
   // The reader asks for more until the end of the file.
   EXPECT(eventually([&] { return c.server.number("release") >= 0 && reader.wait(0) != -1; }));
   EXPECT(reader.wait() == 0);
-  EXPECT(c.server.count("MKDIR", "stock") > stock);  // that is where the copies were answered
+  // That is where the copies were answered. What went over io_uring the kernel does not send again.
+  if (c.server.way() != "uring") EXPECT(c.server.count("MKDIR", "stock") > stock);
   EXPECT(c.server.number("mkdirs") == mkdirs + 1);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Every part of the low-level API, on a mount, from the client's side: see checks.hh.
 //
-//   protocol_test --transport ring|dev [--blkdev DEVICE] DIRECTORY
+//   protocol_test --transport ring|uring|dev [--blkdev DEVICE] DIRECTORY
 //
 // DIRECTORY: empty, to mount on. Needs root. One line per check; exit status 1 if one failed.
 #include "checks.hh"
@@ -43,7 +43,7 @@ void on_a_mount(const char *what, const MountSettings &settings, const std::stri
 }
 
 int usage() {
-  std::fprintf(stderr, "usage: protocol_test --transport ring|dev [--blkdev DEVICE] DIRECTORY\n");
+  std::fprintf(stderr, "usage: protocol_test --transport ring|uring|dev [--blkdev DEVICE] DIRECTORY\n");
   return 2;
 }
 
@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
     else
       return usage();
   }
-  if (argc - optind != 1 || (transport != "ring" && transport != "dev")) return usage();
+  if (argc - optind != 1 || (transport != "ring" && transport != "uring" && transport != "dev")) return usage();
   const std::string directory = argv[optind];
   ::signal(SIGPIPE, SIG_IGN);
 
@@ -76,7 +76,9 @@ int main(int argc, char **argv) {
   on_a_mount("backing files", {.transport = transport, .fs = {.backing = true}}, directory, {check_backing}, totals);
   if (transport == "ring") on_a_mount("rings that come and go", {.transport = transport}, directory, {check_detach}, totals);
   // As many workers as may be blocked at once, and one that takes the unlock.
-  const char *workers = transport == "dev" ? "dev.threads=4" : "ring.workers_per_ring=4";
+  const char *workers = transport == "dev"     ? "dev.threads=4"
+                        : transport == "uring" ? "uring.workers_per_queue=4"
+                                               : "ring.workers_per_ring=4";
   on_a_mount("callbacks that block", {.transport = transport, .settings = {workers}, .fs = {.blocking = true}},
              directory, {check_blocking}, totals);
   if (!blkdev.empty())

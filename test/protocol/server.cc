@@ -309,6 +309,10 @@ long Server::count(const std::string &opcode, const std::string &way) {
   return by_op.contains(opcode) ? by_op[opcode].value(way, 0L) : 0L;
 }
 
+long Server::carried(const std::string &opcode) {
+  return count(opcode, "ring") + count(opcode, "uring") + count(opcode, "stock");
+}
+
 int Server::stop() {
   if (pid_ < 0) return 0;
   int status = -1;

@@ -13,7 +13,7 @@
 namespace protocol_test {
 
 struct MountSettings {
-  std::string transport;              // "ring" or "dev"
+  std::string transport;              // "ring", "uring" or "dev"
   std::vector<std::string> settings;  // "section.key=value"
   std::string blkdev;                 // a block device: mounted as fuseblk
   TestFs::Options fs;
@@ -36,6 +36,8 @@ class Server {
   nlohmann::json stat();
   /// Completed requests of this opcode that took this way ("ring", "stock").
   long count(const std::string &opcode, const std::string &way);
+  /// By whatever way to the daemon.
+  long carried(const std::string &opcode);
   /// The way that requests of this mount are meant to take.
   [[nodiscard]] const std::string &way() const { return way_; }
   [[nodiscard]] const std::string &mountpoint() const { return mountpoint_; }

@@ -146,10 +146,10 @@ TEST_CASE("errors carry file, line, column, key and what was expected", "[config
         "efuse.toml:2:1: ring.depht: unknown key, expected one of count, depth, slot_in_size, slot_out_size, "
         "forget_depth, payload_size, workers_per_ring");
   CHECK(error_of("\n[rings]\n") ==
-        "efuse.toml:2:2: \"rings\": unknown section, expected one of session, ring, "
+        "efuse.toml:2:2: \"rings\": unknown section, expected one of session, ring, uring, "
         "polling, balance, placement, fastpath, dev, stats");
   CHECK(error_of("depth = 128\n") ==
-        "efuse.toml:1:1: \"depth\": unknown section, expected one of session, ring, "
+        "efuse.toml:1:1: \"depth\": unknown section, expected one of session, ring, uring, "
         "polling, balance, placement, fastpath, dev, stats");
   CHECK(error_of("ring = 128\n") == "efuse.toml:1:1: ring: expected a table, got 128");
   CHECK(error_of("[[ring]]\ndepth = 128\n").find("ring: expected a table, got an array") !=

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A thread that serves queues over an io_uring of its own: register entries, dispatch requests, hand answers back
+// in batches, poll, sleep. One call into the kernel per round: it submits the round's answers and waits for the
+// next requests.
+#pragma once
+
+#include "hand_back.hh"
+#include "placement.hh"
+#include "poller.hh"
+#include "uring_queue.hh"
+#include "uring_ring.hh"
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace efuse {
+
+/// One queue of one worker, as placed.
+struct UringShare {
+  std::uint16_t qid;
+  unsigned entries;  // to begin with
+  unsigned step;     // to have once requests come, and so many more whenever the filesystem keeps them all
+};
+
+class UringWorker final : public UringOwner {
+ public:
+  struct Setup {
+    int fuse_fd;                // of the connection; open until run() has returned
+    int cpu;                    // -1: not pinned
+    std::size_t payload_bytes;  // of each entry
+    bool stats;
+  };
+
+  /// Throws std::system_error.
+  UringWorker(SessionCore &session, const Setup &setup, std::span<const UringShare> shares,
+              const PollSettings &settings);
+
+  // By the worker's thread, in this order.
+  /// Make the io_uring and register the entries. Throws std::system_error, or TransportUnavailable where the kernel
+  /// refuses them.
+  void begin();
+  /// Until stop().
+  void run() noexcept;
+
+  // Any thread.
+  /// Let run() return when its round is done. Requests still with the filesystem are not waited for.
+  void stop() noexcept;
+  void answered(UringSlot &slot) noexcept override;
+  /// The connection has ended.
+  [[nodiscard]] bool gone() const noexcept { return gone_.load(std::memory_order_relaxed); }
+  [[nodiscard]] const std::vector<std::unique_ptr<UringQueue>> &queues() const noexcept { return queues_; }
+
+ private:
+  static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
+  static constexpr std::uint64_t kCommitNs = 50'000;   // an answer waits at most so long for its batch
+
+  void register_entries(UringQueue &queue, unsigned count);
+  void collect() noexcept;
+  void grow() noexcept;
+  void stir(UringQueue &queue) noexcept;
+  void prepare_answers() noexcept;
+  void wait() noexcept;
+  void enter(bool wait) noexcept;
+  void serve() noexcept;
+  void completed(UringSlot &slot, int result, std::uint64_t now) noexcept;
+  void wake() noexcept;
+
+  static thread_local UringWorker *inside_;  // whose run() this thread is in
+
+  SessionCore &session_;
+  const Setup setup_;
+  std::vector<std::unique_ptr<UringQueue>> queues_;
+  bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker
+  Poller poller_;
+  WorkerPin pin_;
+  Fd wake_;                          // eventfd
+  std::optional<UringRing> ring_;    // from begin() to the end of run()
+  UringSlot *answered_ = nullptr;    // by this thread, not yet prepared
+  bool grows_ = true;                // until the kernel refuses an entry
+  HandBack<UringSlot> returned_;     // by other threads
+  std::atomic<bool> stopping_{false};
+  std::atomic<bool> gone_{false};
+};
+
+/// Take back that FUSE-over-io_uring was agreed on in INIT, for a connection on which no queue has entries: requests
+/// go the stock way from here on. false: it cannot be taken back, and every request waits for ever.
+bool decline_uring(int fuse_fd) noexcept;
+
+}  // namespace efuse
