@@ -237,7 +237,13 @@ class Vm:
                  "printk.devkmsg=on", "cryptomgr.notests", "no_timer_check", "mitigations=off",
                  # While identify_cpu() collects the CPU's features anew, KASAN takes 5-level addresses for wild ones:
                  # an interrupt just then is a report, and the last one, at every few boots.
-                 "no5lvl"]
+                 "no5lvl",
+                 # FUSE-over-io_uring is off unless asked for; a kernel without it takes no notice.
+                 "fuse.enable_uring=1"]
+        if self.accel == "tcg":
+            # It is the host's. Linux 7.2's watchdog of it asks each CPU in turn within microseconds that emulation does
+            # not have, and what it does about that stops the clock for minutes.
+            words.append("tsc=reliable")
         if os.environ.get("EFUSE_VM_EARLYCON"):
             words.append("earlycon=uart8250,io,0x3f8")
         return " ".join(words)
@@ -249,7 +255,8 @@ class Vm:
         if not read_only:
             print("vm: no mount namespace for a read-only view of /: the guest mounts it read-only, but root there "
                   "could change that", file=sys.stderr)
-        root = self.export("efuseroot", "/", read_only, "auto")
+        # Nobody is to change the root while the guest runs, so it need not ask again for what it has seen.
+        root = self.export("efuseroot", "/", read_only, "always")
         build = self.export("efusebuild", self.build, False, "auto")
         return ["qemu-system-x86_64", "-name", "efuse-vm", "-nodefaults", "-no-user-config", "-display", "none",
                 "-no-reboot", "-machine", "q35,memory-backend=mem,usb=off,vmport=off,hpet=off", *accel,
