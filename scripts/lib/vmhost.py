@@ -241,9 +241,7 @@ class Vm:
                  # FUSE-over-io_uring is off unless asked for; a kernel without it takes no notice.
                  "fuse.enable_uring=1"]
         if self.accel == "tcg":
-            # It is the host's. Linux 7.2's watchdog of it asks each CPU in turn within microseconds that emulation does
-            # not have, and what it does about that stops the clock for minutes.
-            words.append("tsc=reliable")
+            words += self.kernel.emulated
         if os.environ.get("EFUSE_VM_EARLYCON"):
             words.append("earlycon=uart8250,io,0x3f8")
         return " ".join(words)

@@ -30,11 +30,14 @@ class Stock:
     pattern: str            # of its release
     suite: str = ""         # of Debian that has it; "": one that the machine's own apt knows
     release: str = ""       # of Debian that the suite belongs to, which has the compiler
+    emulated: tuple = ()    # what its command line needs under emulation
 
 
 STOCK = {
     "6.12": Stock(r"6\.12\.\d+\S*-cloud-amd64"),
-    "7.2": Stock(r"7\.2\.\d+\S*-cloud-amd64", "trixie-backports", "trixie"),
+    "7.2": Stock(r"7\.2\.\d+\S*-cloud-amd64", "trixie-backports", "trixie",
+                 # With its clocksource watchdog it stood still for minutes in four of five runs, without in none.
+                 ("tsc=reliable",)),
 }
 KNOWN = [*STOCK, "debug"]
 DEFAULT = "6.12"
@@ -49,6 +52,7 @@ class Kernel:
     build: str      # kernel build directory: headers, vmlinux with BTF
     modules: str    # lib/modules/RELEASE, or ""
     root: str       # the directory of all of these
+    emulated: tuple = ()    # as Stock's
     tools: str | None = None    # a build root (buildroot.py) to build its modules in; None: this machine
 
 
@@ -90,7 +94,7 @@ def stock_at(name, root):
         return None
     modules = [d for d in (f"{root}/lib/modules/{release}", f"{root}/usr/lib/modules/{release}") if os.path.isdir(d)]
     return Kernel(name, release, image, f"{root}/usr/src/linux-headers-{release}", modules[0] if modules else "",
-                  root)
+                  root, STOCK[name].emulated)
 
 
 def cached_stock(name, kernels):
