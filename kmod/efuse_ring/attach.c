@@ -23,6 +23,7 @@
 
 #include "fastpath.h"
 #include "ring.h"
+#include "stock.h"
 
 #if defined(CONFIG_PREEMPT_RT) || (defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU))
 #error "efuse_ring: this kernel's synchronize_rcu_tasks() does not wait for send_req (PREEMPT_RT, or no TASKS_RCU)"

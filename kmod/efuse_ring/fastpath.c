@@ -16,6 +16,7 @@
 #include <linux/uaccess.h>
 
 #include "fastpath.h"
+#include "stock.h"
 
 typedef int (*efuse_program_fn)(struct efuse_request *r);
 

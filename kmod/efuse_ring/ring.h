@@ -32,7 +32,12 @@
 
 #include "changes.h"
 #include "efuse_ring.h"		/* the contract */
-#include "stock.h"
+#include "fuse_layout.h"	/* generated from the target kernel's BTF */
+
+/* Before the transport's half of a connection was a structure of its own; see stock.h. */
+#ifndef EFUSE_HAVE_FUSE_DEV_CHAN
+#define fuse_chan fuse_conn
+#endif
 
 struct efuse_conn;
 struct fuse_args_pages;

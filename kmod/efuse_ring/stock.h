@@ -9,7 +9,7 @@
 
 #include <linux/compiler.h>
 
-#include "fuse_layout.h"	/* generated from the target kernel's BTF */
+#include "ring.h"
 
 #ifdef EFUSE_HAVE_FUSE_DEV_CHAN
 
@@ -30,8 +30,6 @@ static inline void efuse_abort_chan(struct fuse_chan *chan)
 }
 
 #else
-
-#define fuse_chan fuse_conn
 
 static inline struct fuse_chan *efuse_dev_chan(struct fuse_dev *fud)
 {
