@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // efuse mount: serve one of the filesystems that come with efuse.
 #include "commands.hh"
+#include "mount_command.hh"
 
 #include "config.hh"
 #include "control.hh"
@@ -35,20 +36,8 @@
 namespace efuse::cli {
 namespace {
 
-struct Arguments {
-  std::string fs;
-  std::string mountpoint;
-  bool foreground = false;
-  bool debug = false;
-  std::string transport;
-  std::string fastpath;
-  std::string config;
-  std::vector<std::string> settings;
-  std::vector<std::string> options;
-};
-
 /// Defaults, file, environment, --set, options: the later wins.
-Config configuration(const Arguments &a) {
+Config configuration(const MountArguments &a) {
   Config config;
   const char *from_environment = std::getenv("EFUSE_CONFIG");
   if (!a.config.empty())
@@ -100,7 +89,7 @@ class SignalHandlers {
   }
 };
 
-std::string describe(const Arguments &a, const Session &session) {
+std::string describe(const MountArguments &a, const Session &session) {
   std::string line = fmt::format("{} on {}: transport {}", a.fs, a.mountpoint, session.transport_name());
   if (!session.transport_reason().empty())
     line += fmt::format(" ({})", session.transport_reason());
@@ -143,7 +132,7 @@ std::unique_ptr<ControlServer> control_server(Session &session) {
 
 /// Mount and serve until unmounted. `ready` is called with the line to show once the mount is usable.
 template <typename Ready>
-int serve(const Arguments &a, Ready ready) {
+int serve(const MountArguments &a, Ready ready) {
   Config config = configuration(a);
   expect_directory(a.mountpoint);
   std::vector<std::string> options;
@@ -172,11 +161,15 @@ int serve(const Arguments &a, Ready ready) {
   return 0;
 }
 
-int serve_in_foreground(const Arguments &a) {
-  return serve(a, [](const std::string &line) {
-    fmt::print("{}\n", line);
-    std::fflush(stdout);
-  });
+void show(const MountArguments &a, std::string_view line) {
+  if (a.quiet)
+    return;
+  fmt::print("{}\n", line);
+  std::fflush(stdout);
+}
+
+int serve_in_foreground(const MountArguments &a) {
+  return serve(a, [&](const std::string &line) { show(a, line); });
 }
 
 void write_all(int fd, std::string_view text) noexcept {
@@ -204,7 +197,7 @@ void detach_from_terminal() {
 }
 
 /// The daemon's life, in the child: never returns.
-[[noreturn]] void daemon_main(const Arguments &a, Fd parent) {
+[[noreturn]] void daemon_main(const MountArguments &a, Fd parent) {
   int status = 0;
   ::setsid();
   try {
@@ -247,7 +240,7 @@ std::string read_all(int fd) {
 }
 
 /// Forks before there is any thread; returns when the mount is usable.
-int serve_in_background(const Arguments &a) {
+int serve_in_background(const MountArguments &a) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0)
     throw std::system_error(errno, std::generic_category(), "pipe");
@@ -265,14 +258,18 @@ int serve_in_background(const Arguments &a) {
   std::string word = read_all(from_child.get());
   if (word.empty() || word.front() != kReady)
     fail_for_daemon(pid, word);
-  fmt::print("{}\n", word.substr(1));
+  show(a, std::string_view(word).substr(1));
   return 0;
 }
 
 }  // namespace
 
+int run_mount(const MountArguments &a) {
+  return a.foreground || a.debug ? serve_in_foreground(a) : serve_in_background(a);
+}
+
 void add_mount(CLI::App &app) {
-  auto a = std::make_shared<Arguments>();
+  auto a = std::make_shared<MountArguments>();
   CLI::App *sub = app.add_subcommand("mount", "serve a filesystem; returns when the mount is usable");
   sub->add_option("FS", a->fs, fmt::format("one of: {}", fmt::join(fs::filesystem_names(), ", ")))->required();
   sub->add_option("MOUNTPOINT", a->mountpoint, "an existing directory")->required();
@@ -289,7 +286,7 @@ void add_mount(CLI::App &app) {
       ->expected(1)
       ->take_all();
   sub->callback([a] {
-    int status = a->foreground || a->debug ? serve_in_foreground(*a) : serve_in_background(*a);
+    int status = run_mount(*a);
     if (status != 0)
       throw CLI::RuntimeError(status);
   });

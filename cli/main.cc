@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The efuse command. Exit status: 0 done, 1 it did not work (one line says why), 2 wrong usage.
 #include "commands.hh"
+#include "mount_command.hh"
 
 #include <fmt/format.h>
 
@@ -12,6 +13,8 @@
 namespace {
 
 int run(int argc, char **argv) {
+  if (efuse::cli::is_mount_helper(argv[0]) || (argc > 1 && efuse::cli::is_mount_source(argv[1])))
+    return efuse::cli::mount_helper(argc, argv);
   CLI::App app{"efuse: fast userspace filesystems over per-CPU shared-memory rings"};
   app.set_version_flag("--version", "efuse " EFUSE_VERSION);
   app.require_subcommand(1);

@@ -47,6 +47,7 @@ constexpr FlagOption kFlags[] = {
     {"norelatime", MS_RELATIME, false}, {"relatime", MS_RELATIME, true},
     {"dirsync", MS_DIRSYNC, true},      {"lazytime", MS_LAZYTIME, true},
     {"nostrictatime", MS_STRICTATIME, false}, {"strictatime", MS_STRICTATIME, true},
+    {"symfollow", MS_NOSYMFOLLOW, false}, {"nosymfollow", MS_NOSYMFOLLOW, true},
 };
 
 // Options of the kernel's fuse filesystem; those that end in '=' take a value.
@@ -55,7 +56,8 @@ constexpr std::string_view kKernelOptions[] = {"allow_other", "default_permissio
 constexpr std::string_view kOwnOptions[] = {"fd=", "rootmode=", "user_id=", "group_id="};
 // What mount(8) and fstab(5) keep to themselves.
 constexpr std::string_view kIgnored[] = {"auto", "noauto", "user",   "nouser",  "users", "owner",
-                                         "group", "nofail", "_netdev", "defaults"};
+                                         "group", "nofail", "_netdev", "defaults", "user=", "nogroup", "noowner",
+                                         "nousers", "helper=", "uhelper=", "loud", "silent"};
 
 bool matches(std::string_view option, std::string_view pattern) {
   if (pattern.back() == '=')

@@ -40,6 +40,8 @@ std::string why_not_attached(int error, const efuse_attach &a) {
       return "the connection is served by rings already";
     case EAGAIN:
       return "the connection has not answered FUSE_INIT";
+    case EOPNOTSUPP:
+      return "the connection has agreed on FUSE-over-io_uring";
     case ENODEV:
       return "the connection is gone";
     case EDQUOT:

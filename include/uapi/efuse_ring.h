@@ -228,6 +228,11 @@ struct efuse_fastpath_stats {
 };
 
 #define EFUSE_IOC_TYPE		0xEF
+/*
+ * -ENOTTY: fuse_fd is not /dev/fuse; -ENOTCONN: nothing is mounted with it; -EAGAIN: INIT is not answered; -ENODEV: the
+ * connection has ended; -EBUSY: it has rings; -EOPNOTSUPP: INIT has agreed on FUSE-over-io_uring; -EDQUOT: over
+ * RLIMIT_MEMLOCK; -EPROTONOSUPPORT: another ABI; -E2BIG: over EFUSE_MAX_RING_BYTES; -EINVAL: any other bound.
+ */
 #define EFUSE_IOC_ATTACH	_IOWR(EFUSE_IOC_TYPE, 0, struct efuse_attach)
 #define EFUSE_IOC_ENTER		_IOW(EFUSE_IOC_TYPE, 1, struct efuse_enter)
 /* New requests take the stock path; returns how many are still in flight, -ENODEV once nobody waits for them. */

@@ -23,16 +23,13 @@
 
 #include "fastpath.h"
 #include "ring.h"
+#include "stock.h"
 
 #if defined(CONFIG_PREEMPT_RT) || (defined(CONFIG_PREEMPTION) && !defined(CONFIG_TASKS_RCU))
 #error "efuse_ring: this kernel's synchronize_rcu_tasks() does not wait for send_req (PREEMPT_RT, or no TASKS_RCU)"
 #endif
 
 extern const struct file_operations fuse_dev_operations;
-struct fuse_dev *fuse_dev_alloc_install(struct fuse_conn *fc);
-void fuse_dev_free(struct fuse_dev *fud);
-struct fuse_conn *fuse_conn_get(struct fuse_conn *fc);
-void fuse_conn_put(struct fuse_conn *fc);
 
 /* One attach or detach at a time, of any connection: fiq->ops has no lock of its own. */
 static DEFINE_MUTEX(efuse_attach_mutex);
@@ -134,9 +131,11 @@ static int efuse_alloc_ring(struct efuse_conn *ec, struct efuse_ring *ring, stru
 	err = err ?: efuse_region_alloc(&ring->payload, info->payload_size);
 	if (err)
 		return err;
-	ring->fud = fuse_dev_alloc_install(ec->fc);
+	/* Not fuse_dev_alloc_install(): from Linux 7.2 on that one is for the first fuse_dev of a connection. */
+	ring->fud = fuse_dev_alloc();
 	if (!ring->fud)
 		return -ENOMEM;
+	fuse_dev_install(ring->fud, ec->chan);
 
 	for (i = 0; i < info->depth; i++) {
 		INIT_LIST_HEAD(&ring->slots[i].deferred);
@@ -163,7 +162,7 @@ static void efuse_free_rings(struct efuse_conn *ec)
 		struct efuse_ring *ring = &ec->rings[i];
 
 		if (ring->fud)
-			fuse_dev_free(ring->fud);
+			efuse_put_dev(ring->fud);
 		efuse_region_free(&ring->payload);
 		efuse_region_free(&ring->user);
 		efuse_region_free(&ring->kern);
@@ -258,35 +257,28 @@ static void efuse_uncharge(struct efuse_conn *ec)
 	ec->locked_pages = 0;
 }
 
-/* The connection behind a descriptor, with a reference. */
-static struct fuse_conn *efuse_get_conn(int fd)
+/* The transport of the connection behind a descriptor, for as long as that is open. */
+static struct fuse_chan *efuse_chan_of(struct file *file)
 {
-	struct file *file = fget(fd);
-	struct fuse_conn *fc;
 	struct fuse_dev *fud;
+	struct fuse_chan *chan;
 
-	if (!file)
-		return ERR_PTR(-EBADF);
-	fc = ERR_PTR(-ENOTTY);		/* not /dev/fuse */
 	if (file->f_op != &fuse_dev_operations)
-		goto out;
-	fc = ERR_PTR(-ENOTCONN);	/* not mounted */
-	fud = READ_ONCE(file->private_data);
-	if (!fud)
-		goto out;
-	fc = fuse_conn_get(fud->fc);	/* the file holds its fuse_dev, that its connection */
-out:
-	fput(file);
-	return fc;
+		return ERR_PTR(-ENOTTY);	/* not /dev/fuse */
+	fud = efuse_file_dev(file);
+	chan = fud ? efuse_dev_chan(fud) : NULL;
+	return chan ?: ERR_PTR(-ENOTCONN);	/* not mounted */
 }
 
-static int efuse_check_conn(struct fuse_conn *fc)
+static int efuse_check_chan(struct fuse_chan *chan)
 {
-	if (!READ_ONCE(fc->connected))
+	if (!READ_ONCE(chan->connected))
 		return -ENODEV;
-	if (!READ_ONCE(fc->initialized) || fc->conn_error)
+	if (!smp_load_acquire(&chan->initialized) || efuse_chan_conn(chan)->conn_error)
 		return -EAGAIN;		/* INIT is not answered yet */
-	if (READ_ONCE(fc->iq.ops) == &efuse_fiq_ops)
+	if (efuse_chan_has_uring(chan))
+		return -EOPNOTSUPP;
+	if (READ_ONCE(chan->iq.ops) == &efuse_fiq_ops)
 		return -EBUSY;
 	return 0;
 }
@@ -311,30 +303,51 @@ static int efuse_build(struct efuse_conn *ec, const struct efuse_attach *a, stru
 }
 
 /*
- * Abort holds fc->lock from its look at connected to its last fuse_dev: either it
+ * Abort holds chan->lock from its look at connected to its last fuse_dev: either it
  * is seen here, or it will see our fuse_devs.
  */
 static int efuse_swap_in(struct efuse_conn *ec)
 {
-	struct fuse_conn *fc = ec->fc;
+	struct fuse_chan *chan = ec->chan;
 	int err;
 
 	mutex_lock(&efuse_attach_mutex);
-	spin_lock(&fc->lock);
-	err = efuse_check_conn(fc);
+	spin_lock(&chan->lock);
+	err = efuse_check_chan(chan);
 	if (!err) {
 		ec->stock = READ_ONCE(ec->fiq->ops);
 		WRITE_ONCE(ec->fiq->priv, ec);
 		smp_store_release(&ec->fiq->ops, &efuse_fiq_ops);	/* pairs with efuse_conn_of() */
 	}
-	spin_unlock(&fc->lock);
+	spin_unlock(&chan->lock);
 	mutex_unlock(&efuse_attach_mutex);
 	return err;
+}
+
+/* With a connection that the descriptor keeps. */
+static int efuse_attach_chan(struct efuse_conn *ec, struct efuse_attach *a, struct efuse_ring_info *info,
+			     struct efuse_attach __user *arg)
+{
+	int err;
+
+	err = efuse_check_chan(ec->chan);
+	err = err ?: efuse_build(ec, a, info);
+	if (err)
+		return err;
+	a->spin_ns = ec->spin_ns;
+	a->features = info->features;
+	a->kern_size = info->kern_size;
+	a->user_size = info->user_size;
+	if (copy_to_user(arg, a, sizeof(*a)))
+		return -EFAULT;
+	return efuse_swap_in(ec);
 }
 
 static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, struct efuse_attach __user *arg)
 {
 	struct efuse_ring_info info = {};
+	struct fuse_chan *chan;
+	struct file *file;
 	int err;
 
 	lockdep_assert_held(&ec->lock);
@@ -346,35 +359,31 @@ static long efuse_attach_locked(struct efuse_conn *ec, struct efuse_attach *a, s
 	efuse_layout(a, &info);
 	if (info.kern_size + info.user_size > EFUSE_MAX_RING_BYTES)
 		return -E2BIG;
-	ec->fc = efuse_get_conn(a->fuse_fd);
-	if (IS_ERR(ec->fc))
-		return PTR_ERR(ec->fc);
-	ec->fiq = &ec->fc->iq;
-
-	err = efuse_check_conn(ec->fc);
-	err = err ?: efuse_build(ec, a, &info);
+	/* Held to the end: closing the last descriptor aborts, unless it finds fuse_devs of ours, see efuse_let_go(). */
+	file = fget(a->fuse_fd);
+	if (!file)
+		return -EBADF;
+	chan = efuse_chan_of(file);
+	err = PTR_ERR_OR_ZERO(chan);
 	if (err)
-		goto err_free;
-	a->spin_ns = ec->spin_ns;
-	a->features = info.features;
-	a->kern_size = info.kern_size;
-	a->user_size = info.user_size;
-	err = -EFAULT;
-	if (copy_to_user(arg, a, sizeof(*a)))
-		goto err_free;
-
-	err = efuse_swap_in(ec);
+		goto out;
+	ec->chan = chan;
+	ec->fiq = &chan->iq;
+	fuse_conn_get(efuse_chan_conn(chan));
+	err = efuse_attach_chan(ec, a, &info, arg);
 	if (err)
 		goto err_free;
 	/* Readers without ec->lock see the rings complete. */
 	smp_store_release(&ec->attached, true);
-	return 0;
+	goto out;
 
 err_free:
 	efuse_free_rings(ec);
 	efuse_uncharge(ec);
-	fuse_conn_put(ec->fc);
-	ec->fc = NULL;
+	ec->chan = NULL;
+	fuse_conn_put(efuse_chan_conn(chan));
+out:
+	fput(file);
 	return err;
 }
 
@@ -405,7 +414,7 @@ long efuse_drain(struct efuse_conn *ec)
 		WRITE_ONCE(ec->rings[i].kh->state, EFUSE_RING_DRAINING);
 		left += READ_ONCE(ec->rings[i].in_flight);
 	}
-	if (ec->detached || !READ_ONCE(ec->fc->connected))
+	if (ec->detached || !READ_ONCE(ec->chan->connected))
 		left = -ENODEV;
 	mutex_unlock(&ec->lock);
 	return left;
@@ -429,6 +438,27 @@ static void efuse_kill_ring(struct efuse_ring *ring, struct list_head *left)
 	wake_up_all(&ring->waitq);
 }
 
+/*
+ * The rings' fuse_devs leave the connection. From Linux 7.2 on a connection has
+ * lost its daemon when it has no fuse_dev any more, so what the last close() of
+ * /dev/fuse left undone because of ours is done here. Before, that counts
+ * descriptors, and has aborted already.
+ */
+static void efuse_let_go(struct efuse_conn *ec)
+{
+	struct fuse_chan *chan = ec->chan;
+	bool orphan;
+	u32 i;
+
+	spin_lock(&chan->lock);
+	for (i = 0; i < ec->nr_rings; i++)
+		list_del_init(&ec->rings[i].fud->entry);
+	orphan = list_empty(&chan->devices);
+	spin_unlock(&chan->lock);
+	if (orphan)
+		efuse_abort_chan(chan);
+}
+
 /* Idempotent. What was on the rings is on the stock path when this returns. */
 void efuse_detach(struct efuse_conn *ec)
 {
@@ -444,6 +474,7 @@ void efuse_detach(struct efuse_conn *ec)
 	for (i = 0; i < ec->nr_rings; i++)
 		efuse_kill_ring(&ec->rings[i], &left);
 	efuse_requeue(ec, &left, true);
+	efuse_let_go(ec);
 	WRITE_ONCE(ec->detached, true);
 out:
 	mutex_unlock(&ec->lock);
@@ -469,7 +500,7 @@ void efuse_conn_free(struct efuse_conn *ec)
 		mutex_unlock(&efuse_attach_mutex);
 		efuse_free_rings(ec);
 		efuse_uncharge(ec);
-		fuse_conn_put(ec->fc);
+		fuse_conn_put(efuse_chan_conn(ec->chan));
 	}
 	mutex_destroy(&ec->lock);
 	kfree(ec);

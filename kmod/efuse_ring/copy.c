@@ -12,9 +12,13 @@
 #ifdef EFUSE_HAVE_FUSE_ARGS_PAGES_FOLIOS
 static struct efuse_page_piece efuse_folio_piece(struct fuse_args_pages *ap, unsigned int i)
 {
-	return (struct efuse_page_piece) {
-		folio_page(ap->folios[i], 0), ap->folio_descs[i].offset, ap->folio_descs[i].length,
-	};
+#ifdef EFUSE_HAVE_FUSE_ARGS_PAGES_FOLIO_DESCS
+	struct fuse_folio_desc *desc = &ap->folio_descs[i];
+#else
+	struct fuse_folio_desc *desc = &ap->descs[i];
+#endif
+
+	return (struct efuse_page_piece) { folio_page(ap->folios[i], 0), desc->offset, desc->length };
 }
 #endif
 
@@ -72,7 +76,7 @@ static void efuse_zero_piece(struct efuse_page_piece *piece)
 		unsigned int offset = piece->offset + done;
 		unsigned int n = min_t(unsigned int, piece->len - done, PAGE_SIZE - offset_in_page(offset));
 
-		zero_user(piece->page + (offset >> PAGE_SHIFT), offset_in_page(offset), n);
+		memzero_page(piece->page + (offset >> PAGE_SHIFT), offset_in_page(offset), n);
 		done += n;
 	}
 }

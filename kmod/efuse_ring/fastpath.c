@@ -12,6 +12,7 @@
 #include <linux/timekeeping.h>
 
 #include "fastpath.h"
+#include "stock.h"
 
 typedef int (*efuse_program_fn)(struct efuse_request *r);
 
@@ -440,7 +441,7 @@ int efuse_fastpath_init(void)
 {
 	int err;
 
-	efuse_fastpath_wq = alloc_workqueue("efuse_fastpath", WQ_HIGHPRI | WQ_MEM_RECLAIM, 0);
+	efuse_fastpath_wq = alloc_workqueue("efuse_fastpath", WQ_HIGHPRI | WQ_MEM_RECLAIM | EFUSE_WQ_PERCPU, 0);
 	if (!efuse_fastpath_wq)
 		return -ENOMEM;
 	err = efuse_kfuncs_init();

@@ -134,6 +134,11 @@ __bpf_kfunc int bpf_efuse_touch(struct efuse_request *req, u32 kind, u64 node, u
 
 __bpf_kfunc_end_defs();
 
+/* Where there is no such flag, no kfunc takes anything else. */
+#ifndef KF_TRUSTED_ARGS
+#define KF_TRUSTED_ARGS	0
+#endif
+
 BTF_KFUNCS_START(efuse_kfunc_ids)
 BTF_ID_FLAGS(func, bpf_efuse_arg, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_reply, KF_TRUSTED_ARGS)

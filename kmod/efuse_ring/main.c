@@ -251,4 +251,5 @@ static void __exit efuse_exit(void)
 module_init(efuse_init);
 module_exit(efuse_exit);
 MODULE_LICENSE("GPL");
+MODULE_VERSION(EFUSE_MODULE_VERSION);
 MODULE_DESCRIPTION("Shared-memory rings for stock FUSE connections");

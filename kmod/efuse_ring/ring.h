@@ -11,8 +11,8 @@
  * Locks, outermost first
  *   ec->lock                    attach, drain, detach of one descriptor
  *   efuse_attach_mutex          whose operations a connection has; nothing under it sleeps on a user
- *     fc->lock (stock)          held by abort throughout, and while the operations are replaced
- *     fc->bg_lock (stock)       held by the caller of send_req for background requests
+ *     chan->lock (stock)        held by abort throughout, and while the operations are replaced
+ *     chan->bg_lock (stock)     held by the caller of send_req for background requests
  *       fpq->lock               lists of a ring, the tails of its kernel-written rings, dead
  *       ring->lock              slot and payload bitmaps
  *       ring->commit_lock       complete_head
@@ -33,6 +33,11 @@
 #include "changes.h"
 #include "efuse_ring.h"		/* the contract */
 #include "fuse_layout.h"	/* generated from the target kernel's BTF */
+
+/* Before the transport's half of a connection was a structure of its own; see stock.h. */
+#ifndef EFUSE_HAVE_FUSE_DEV_CHAN
+#define fuse_chan fuse_conn
+#endif
 
 struct efuse_conn;
 struct fuse_args_pages;
@@ -132,7 +137,7 @@ struct efuse_cpu {
 };
 
 struct efuse_conn {
-	struct fuse_conn *fc;
+	struct fuse_chan *chan;
 	struct fuse_iqueue *fiq;
 	const struct fuse_iqueue_ops *stock;	/* found at attach */
 	struct mutex lock;			/* attach, drain, detach of this descriptor */

@@ -6,6 +6,7 @@ A test is an executable file NAME.sh or NAME.py whose first comment lines may sa
   # timeout: SECONDS   (default 300)
   # quick: yes|no      no: left out by scripts/test --quick (default yes)
   # kernel: NAME       of scripts/vm --kernel
+  # also: NAME         another kernel to run it on as well, as NAME-OF-TEST@NAME; skipped where that cannot be had
   # cpus: N            of scripts/vm --cpus
 It passes with exit status 0, is skipped with 77 (its last line says why), and fails with any other.
 Tests that want the same machine share one.
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 
 import vmkernel
 
-KEYS = {"where": r"host|vm", "timeout": r"\d+", "quick": r"yes|no", "kernel": r"\S+", "cpus": r"[1-9]\d*"}
+KEYS = {"where": r"host|vm", "timeout": r"\d+", "quick": r"yes|no", "kernel": r"\S+", "also": r"\S+", "cpus": r"[1-9]\d*"}
 SLOWER = {"debug": 6}   # kernels on which a test may take so many times its timeout when it is not made for them
 KERNEL_LOG = "the kernel's log: "   # begins why such a test failed
 
@@ -50,10 +51,17 @@ class Test:
     machine: Machine
     timeout: int    # seconds
     quick: bool
+    also: str = ""  # the other kernel that it is to run on, too
 
     def on_kernel(self, kernel):
         """The same test on another kernel of the test machine."""
-        return replace(self, machine=replace(self.machine, kernel=kernel)).slowed(slower(kernel))
+        return replace(self, machine=replace(self.machine, kernel=kernel), also="").slowed(slower(kernel))
+
+    def repeated(self):
+        """This test, and itself on the other kernel where it is to run there too."""
+        if not self.also:
+            return [self]
+        return [self, replace(self.on_kernel(self.also), name=f"{self.name}@{self.also}")]
 
     def slowed(self, factor):
         return replace(self, timeout=self.timeout * factor)
@@ -78,13 +86,14 @@ def read_test(path):
                 if not re.fullmatch(KEYS[m.group(1)], m.group(2)):
                     raise TestError(f"{path}: '{m.group(1)}: {m.group(2)}' is not {KEYS[m.group(1)]}")
                 found[m.group(1)] = m.group(2)
-    kernel = found.get("kernel", vmkernel.DEFAULT)
-    if kernel not in vmkernel.KNOWN:
-        raise TestError(f"{path}: unknown kernel '{kernel}'")
+    kernel, also = found.get("kernel", vmkernel.DEFAULT), found.get("also", "")
+    for name in filter(None, (kernel, also)):
+        if name not in vmkernel.KNOWN:
+            raise TestError(f"{path}: unknown kernel '{name}'")
     where = found.get("where", "vm")
     machine = Machine(where, kernel if where == "vm" else "", int(found.get("cpus", 0)) if where == "vm" else 0)
     name = os.path.splitext(os.path.basename(path))[0]
-    return Test(name, path, machine, int(found.get("timeout", 300)), found.get("quick", "yes") == "yes")
+    return Test(name, path, machine, int(found.get("timeout", 300)), found.get("quick", "yes") == "yes", also)
 
 
 def discover(directory, only):

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Kernels to test on: fetched as Debian packages and unpacked into a cache, never installed.
 
-The cache is $EFUSE_CACHE, or efuse/ in the user's cache directory:
-  kernels/RELEASE/          boot/vmlinuz-*, lib/modules/*, usr/src/linux-headers-* of one stock kernel
+In the cache (cache.py):
+  kernels/RELEASE/          image, modules and headers of one stock kernel, as its packages have them
   kernels/debug-V-HASH/     a kernel built from linux-source with scripts/lib/debug.config
 Whatever is complete there is used as it is; delete it to get a newer one.
 """
 
-import contextlib
-import fcntl
 import glob
 import hashlib
 import os
@@ -19,15 +17,28 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
+import buildroot
+import debian
+from cache import CacheError as KernelError
+from cache import cache_dir, locked, run, say, version_key
+
 LIB = os.path.dirname(os.path.abspath(__file__))
-STOCK = {"6.12": r"6\.12\.\d+\S*-cloud-amd64"}
+
+
+@dataclass(frozen=True)
+class Stock:
+    pattern: str            # of its release
+    suite: str = ""         # of Debian that has it; "": one that the machine's own apt knows
+    release: str = ""       # of Debian that the suite belongs to, which has the compiler
+
+
+STOCK = {
+    "6.12": Stock(r"6\.12\.\d+\S*-cloud-amd64"),
+    "7.2": Stock(r"7\.2\.\d+\S*-cloud-amd64", "trixie-backports", "trixie"),
+}
 KNOWN = [*STOCK, "debug"]
 DEFAULT = "6.12"
 DEBUG_SERIES = "6.12"
-
-
-class KernelError(Exception):
-    pass
 
 
 @dataclass
@@ -38,63 +49,7 @@ class Kernel:
     build: str      # kernel build directory: headers, vmlinux with BTF
     modules: str    # lib/modules/RELEASE, or ""
     root: str       # the directory of all of these
-
-
-def say(text):
-    print(f"efuse: {text}", file=sys.stderr, flush=True)
-
-
-def cache_dir():
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.abspath(os.environ.get("EFUSE_CACHE") or os.path.join(home, "efuse"))
-
-
-@contextlib.contextmanager
-def locked(path):
-    """One process at a time; the others wait and then find the work done."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that holds {path}")
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-def run(args, what, **kwargs):
-    """Run a tool quietly; its output is shown only with the error."""
-    done = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace", check=False, **kwargs)
-    if done.returncode:
-        raise KernelError(f"{what}: {' '.join(args[:3])} failed:\n{done.stdout[-3000:].rstrip()}")
-    return done.stdout
-
-
-def version_key(text):
-    return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", text)]
-
-
-def find_package(prefix, pattern):
-    """The newest package whose name matches and that apt can fetch, or None."""
-    if not glob.glob("/var/lib/apt/lists/*_Packages*"):
-        as_root = [] if os.geteuid() == 0 else ["sudo"]
-        run([*as_root, "apt-get", "-qq", "update"], "updating the package lists")
-    names = run(["apt-cache", "pkgnames", prefix], "looking for packages").split()
-    for name in sorted((n for n in names if re.fullmatch(pattern, n)), key=version_key, reverse=True):
-        if re.search(r"^Filename:", run(["apt-cache", "show", name], "reading package lists"), re.M):
-            return name
-    return None
-
-
-def fetch(names, into):
-    """Download packages and unpack them under `into`."""
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(into)) as debs:
-        os.chmod(debs, 0o755)
-        sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-        run(["apt-get", "-qq", *sandbox, "download", *names], "fetching " + ", ".join(names), cwd=debs)
-        for deb in sorted(glob.glob(os.path.join(debs, "*.deb"))):
-            run(["dpkg-deb", "-x", deb, into], f"unpacking {os.path.basename(deb)}")
+    tools: str | None = None    # a build root (buildroot.py) to build its modules in; None: this machine
 
 
 def relocate(root):
@@ -118,44 +73,73 @@ def relocate(root):
                 os.symlink(target, link)
 
 
+def image_of(root):
+    """The kernel image among the unpacked packages: beside its modules since Linux 7.2, in boot before."""
+    found = [p for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz")
+             for p in glob.glob(os.path.join(root, pattern))]
+    if len(found) != 1:
+        return None, None
+    directory, name = os.path.split(found[0])
+    return found[0], os.path.basename(directory) if name == "vmlinuz" else name[len("vmlinuz-"):]
+
+
 def stock_at(name, root):
     """The complete stock kernel under `root`, or None."""
-    images = glob.glob(os.path.join(root, "boot/vmlinuz-*"))
-    if len(images) != 1 or not os.path.exists(os.path.join(root, ".complete")):
+    image, release = image_of(root)
+    if image is None or not os.path.exists(os.path.join(root, ".complete")):
         return None
-    release = os.path.basename(images[0])[len("vmlinuz-"):]
     modules = [d for d in (f"{root}/lib/modules/{release}", f"{root}/usr/lib/modules/{release}") if os.path.isdir(d)]
-    return Kernel(name, release, images[0], f"{root}/usr/src/linux-headers-{release}", modules[0] if modules else "",
+    return Kernel(name, release, image, f"{root}/usr/src/linux-headers-{release}", modules[0] if modules else "",
                   root)
 
 
 def cached_stock(name, kernels):
-    pattern = STOCK[name]
-    roots = [r for r in glob.glob(os.path.join(kernels, "*")) if re.fullmatch(pattern, os.path.basename(r))]
+    roots = [r for r in glob.glob(os.path.join(kernels, "*"))
+             if re.fullmatch(STOCK[name].pattern, os.path.basename(r))]
     found = [k for k in (stock_at(name, r) for r in sorted(roots, key=version_key)) if k]
     return found[-1] if found else None
 
 
-def headers_packages(headers):
-    """The headers package and those that its Makefile and links lead to."""
-    depends = run(["apt-cache", "depends", "--important", headers], "reading dependencies")
-    wanted = re.findall(r"Depends: (linux-(?:headers-\S+-common|kbuild-\S+))$", depends, re.M)
+def newest_image(apt, name):
+    """The newest image of that series, as the name of its package."""
+    pattern = "linux-image-" + STOCK[name].pattern
+    for package in sorted((n for n in apt.names(f"linux-image-{name}.") if re.fullmatch(pattern, n)),
+                          key=version_key, reverse=True):
+        if apt.version(package):
+            return package
+    others = sorted((n for n in apt.names("linux-image-") if re.fullmatch(r"linux-image-\d\S*-cloud-amd64", n)),
+                    key=version_key)
+    raise KernelError(f"{apt.where} has no linux-image-{name}.*-cloud-amd64" +
+                      (f"; the newest that it has is {others[-1]}" if others else ""))
+
+
+def packages_of(apt, image):
+    """The image, its headers, and what of the same kernel these lead to: headers of all flavours, kbuild, and for an
+    image in parts, those."""
+    release = image[len("linux-image-"):]
+    headers = "linux-headers-" + release
+    parts = [d for d in apt.depends(image) if re.fullmatch(r"linux-(?:binary|modules|base)-\d\S*", d)]
+    wanted = [d for d in apt.depends(headers) if re.fullmatch(r"linux-(?:headers-\S+-common|kbuild-\S+)", d)]
     if len(wanted) < 2:
-        raise KernelError(f"{headers}: cannot tell which headers and kbuild packages it needs:\n{depends}")
-    return [headers, *wanted]
+        raise KernelError(f"{headers}: cannot tell which headers and kbuild packages it needs")
+    return [image, *parts, headers, *wanted]
 
 
-def fetch_stock(name, kernels):
-    image = find_package(f"linux-image-{name}.", "linux-image-" + STOCK[name])
-    if image is None:
-        raise KernelError(f"apt's package lists have no linux-image-{name}.*-cloud-amd64 "
-                          "(Debian 12: bookworm-security, Debian 13: trixie)")
+def unpack_stock(apt, name, kernels):
+    image = newest_image(apt, name)
     release = image[len("linux-image-"):]
     root = os.path.join(kernels, release)
     say(f"fetching Linux {release} (image and headers) into {root}")
     shutil.rmtree(root, ignore_errors=True)
     os.makedirs(root)
-    fetch([image, *headers_packages("linux-headers-" + release)], root)
+    debian.unpack(apt.fetch(packages_of(apt, image)), root)
+    return root, release
+
+
+def fetch_stock(name, kernels):
+    suite = STOCK[name].suite
+    with debian.Suites([suite], kernels) if suite else debian.Own(kernels) as apt:
+        root, release = unpack_stock(apt, name, kernels)
     relocate(root)
     # Modules are loaded by name in the guest; the package would have this done on installation.
     base = root if os.path.isdir(f"{root}/lib/modules") else f"{root}/usr"
@@ -172,11 +156,13 @@ def fetch_stock(name, kernels):
 
 def stock(name):
     kernels = os.path.join(cache_dir(), "kernels")
-    found = cached_stock(name, kernels)
-    if found:
-        return found
-    with locked(os.path.join(kernels, f".{name}.lock")):
-        return cached_stock(name, kernels) or fetch_stock(name, kernels)
+    kernel = cached_stock(name, kernels)
+    if not kernel:
+        with locked(os.path.join(kernels, f".{name}.lock")):
+            kernel = cached_stock(name, kernels) or fetch_stock(name, kernels)
+    if STOCK[name].release:
+        kernel.tools = buildroot.prepare(STOCK[name].release, kernel.root, kernel.build)
+    return kernel
 
 
 def fragment_missing(fragment, config):
@@ -196,10 +182,10 @@ def fragment_missing(fragment, config):
 def unpack_source(root):
     """Unpack Debian's kernel source into `root`."""
     package = f"linux-source-{DEBUG_SERIES}"
-    if find_package(package, re.escape(package)) is None:
-        raise KernelError(f"apt's package lists have no {package}")
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(root)) as unpacked:
-        fetch([package], unpacked)
+    with debian.Own(os.path.dirname(root)) as apt, tempfile.TemporaryDirectory(dir=os.path.dirname(root)) as unpacked:
+        if not apt.version(package):
+            raise KernelError(f"{apt.where} has no {package}")
+        debian.unpack(apt.fetch([package]), unpacked)
         archives = glob.glob(os.path.join(unpacked, "usr/src/linux-source-*.tar.*"))
         if len(archives) != 1:
             raise KernelError(f"{package}: no source archive in it")
@@ -270,10 +256,14 @@ def prepare(name):
 def build_module(kernel, build_dir):
     """efuse_ring.ko for `kernel`, rebuilt when stale."""
     out = os.path.join(build_dir, "kmod", os.path.basename(kernel.release))
+    env = dict(os.environ)
+    if kernel.tools:
+        top = os.path.dirname(os.path.dirname(LIB))
+        env["EFUSE_MAKE"] = " ".join([os.path.join(LIB, "in-root"), kernel.tools, kernel.root, top, out, "--", "make"])
     with locked(os.path.join(build_dir, "kmod", f".{kernel.release}.lock")):
         done = subprocess.run([os.path.join(os.path.dirname(LIB), "build-kmod"), kernel.build, out],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace", check=False)
+                              text=True, errors="replace", check=False, env=env)
     if done.stdout.strip():
         print(done.stdout.rstrip(), file=sys.stderr, flush=True)
     module = os.path.join(out, "efuse_ring.ko")

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 120
 # quick: yes
 """What the module answers to a wrong attach, mmap, enter, and that nothing is left behind.
@@ -14,6 +15,7 @@ import os
 import struct
 import sys
 import tempfile
+import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 ATTACH_FORMAT = "IIIiIIIIIIIIQQIIIIQQQ"
@@ -41,6 +43,8 @@ IOC_FASTPATH_STATS = _ioc(3, 9, STATS_SIZE)
 
 GOOD = dict(size=ATTACH_SIZE, abi=1, flags=0, fd=-1, rings=1, depth=64, forget=64, slot_in=512, slot_out=512,
             payload=1 << 20, spin=50000, nr_cpus=0, cpus=0, features=0, kern=0, user=0, balance=3, congestion=8, r0=0, r1=0, r2=0)
+
+INIT_EXT, OVER_IO_URING = 1 << 30, 1 << 41
 
 failures = 0
 checks = 0
@@ -97,11 +101,18 @@ class RawMount:
         if libc.mount(b"raw", directory.encode(), b"fuse", 0, options) != 0:
             raise OSError(ctypes.get_errno(), "mount")
 
-    def answer_init(self):
+    def answer_init(self, flags=0):
+        """False, and nothing is answered: the kernel does not offer all of `flags`."""
         message = os.read(self.fd, 1 << 17)
         unique, = struct.unpack_from("Q", message, 8)
-        out = struct.pack("IIIIHHIIHHII", 7, 31, 65536, 0, 12, 9, 65536, 1, 16, 0, 0, 0) + bytes(24)
+        low, high = struct.unpack_from("12xII", message, 40)
+        if flags & ~(low | high << 32):
+            return False
+        if flags:
+            flags |= INIT_EXT
+        out = struct.pack("IIIIHHIIHHII", 7, 31, 65536, flags & 0xffffffff, 12, 9, 65536, 1, 16, 0, flags >> 32, 0) + bytes(24)
         os.write(self.fd, struct.pack("IiQ", 16 + len(out), 0, unique) + out)
+        return True
 
     def close(self):
         libc.umount2(self.directory.encode(), 2)
@@ -142,6 +153,8 @@ def test_descriptors(mountpoint):
     os.close(other)
     raw = RawMount(mountpoint)
     expect_attach("before FUSE_INIT was answered", "EAGAIN", fd=raw.fd)
+    if raw.answer_init(OVER_IO_URING):
+        expect_attach("a connection that has agreed on FUSE-over-io_uring", name(errno.EOPNOTSUPP), fd=raw.fd)
     raw.close()
 
 
@@ -296,6 +309,34 @@ def test_attached(fd):
     expect_attach("attach anew after close", "ok", fd=fd)
 
 
+def test_orphan(mountpoint):
+    """Rings do not keep a connection alive that nobody can answer: its last descriptors are closed, who waits is told."""
+    raw = RawMount(mountpoint)
+    raw.answer_init()
+    dev = open_efuse()
+    attach(dev, fd=raw.fd)
+    client = os.fork()
+    if client == 0:
+        os.close(raw.fd)
+        os.close(dev)
+        try:
+            os.stat(mountpoint + "/file")
+        except OSError as e:
+            os._exit(e.errno)
+        os._exit(0)
+    time.sleep(0.3)
+    os.close(raw.fd)
+    os.close(dev)
+    end = time.monotonic() + 20
+    pid, status = 0, 0
+    while not pid and time.monotonic() < end:
+        pid, status = os.waitpid(client, os.WNOHANG)
+        time.sleep(0.05)
+    check("a client of a connection without a daemon is told", pid == client and
+          os.waitstatus_to_exitcode(status) in (errno.ENOTCONN, errno.ECONNABORTED), True)
+    libc.umount2(mountpoint.encode(), 2)
+
+
 def main():
     mountpoint = tempfile.mkdtemp()
     test_unattached()
@@ -305,6 +346,7 @@ def main():
     test_parameters(raw.fd)
     test_attached(raw.fd)
     raw.close()
+    test_orphan(mountpoint)
     with open("/proc/mounts", encoding="ascii") as f:
         check("no mount is left", mountpoint in f.read(), False)
     os.rmdir(mountpoint)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 200
 # quick: yes
 """Two users on one mount with fast paths: whoever asks first, each gets what he would get from the filesystem. Names of

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 900
 # quick: yes
 # Every part of the low-level API end to end, over rings and over /dev/fuse.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 600
 # quick: yes
 # umount, detach and rmmod leave nothing: no mount, process, module use, slab or vmalloc memory that grows.

@@ -54,6 +54,20 @@ constexpr const char *kMountInfo =
 
 }  // namespace
 
+TEST_CASE("what mount(8) keeps to itself is passed over") {
+  auto p = parse({"auto,noauto,nofail,_netdev,user,user=alice,users,owner,group,defaults,silent,uhelper=udisks2,"
+                  "x-systemd.automount,comment=text"});
+  CHECK(p.data.empty());
+  CHECK(p.flags == (MS_NOSUID | MS_NODEV));
+  CHECK(p.helper == "fsname=src,subtype=type");
+  CHECK_THROWS_WITH(parse({"remount"}), Contains("remount"));
+}
+
+TEST_CASE("links on the mount may be refused") {
+  CHECK((parse({"nosymfollow"}).flags & MS_NOSYMFOLLOW) != 0);
+  CHECK((parse({"nosymfollow,symfollow"}).flags & MS_NOSYMFOLLOW) == 0);
+}
+
 TEST_CASE("mount options are divided between flags and data") {
   auto p = parse({"ro,default_permissions", "noatime", "max_read=65536"});
   CHECK(p.flags == (MS_RDONLY | MS_NOATIME | MS_NOSUID | MS_NODEV));
