@@ -36,6 +36,9 @@ class Channel {
   /// true: the rings' module does not see what comes this way, and is to be told what it changes (changes.hh).
   [[nodiscard]] virtual bool unseen() const noexcept { return false; }
 
+  /// Requests' messages are the daemon's own memory; false: the kernel's, to be read only.
+  [[nodiscard]] virtual bool owns_messages() const noexcept { return true; }
+
   /// Counters and histograms of this channel.
   virtual ChannelStats &stats() noexcept = 0;
 };
