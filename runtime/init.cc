@@ -289,7 +289,9 @@ void fuse_unset_feature_flag(struct fuse_conn_info *conn, uint64_t flag) {
   conn->want &= ~static_cast<std::uint32_t>(flag);
 }
 
-bool fuse_get_feature_flag(const struct fuse_conn_info *conn, uint64_t flag) {
+// Headers differ in whether `conn` is const.
+bool efuse_get_feature_flag(const struct fuse_conn_info *conn, std::uint64_t flag) __asm__("fuse_get_feature_flag");
+bool efuse_get_feature_flag(const struct fuse_conn_info *conn, std::uint64_t flag) {
   return ((conn->want | efuse::get_extension(*conn).want) & flag) != 0;
 }
 
