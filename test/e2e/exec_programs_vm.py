@@ -4,7 +4,8 @@
 # timeout: 400
 # quick: yes
 """`efuse exec`: Debian's sshfs, fuse-overlayfs, squashfuse_ll and mfsmount, unmodified, over each transport that the
-test kernel offers, the rings of the module first."""
+test kernel offers, the rings of the module first; over dev
+only with EFUSE_FOREIGN_LONG=1."""
 
 import os
 import sys

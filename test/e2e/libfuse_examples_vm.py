@@ -3,7 +3,8 @@
 # where: vm
 # timeout: 300
 # quick: yes
-"""libfuse's examples over each transport that the test kernel offers, the rings of the module first."""
+"""libfuse's examples over each transport that the test kernel offers, the rings of the module first; over dev
+only with EFUSE_FOREIGN_LONG=1."""
 
 import os
 import sys
