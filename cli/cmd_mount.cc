@@ -4,17 +4,16 @@
 #include "mount_command.hh"
 
 #include "config.hh"
-#include "control.hh"
 #include "fastpath_argument.hh"
 #include "fd.hh"
 #include "mount.hh"
 #include "session.hh"
+#include "session_control.hh"
 
 #include "../fs/filesystem.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -103,33 +102,6 @@ std::string describe(const MountArguments &a, const Session &session) {
   return line;
 }
 
-/// What `efuse stat` and `efuse config` ask of a daemon. The latter name the mount they mean.
-std::string answer(Session &session, const nlohmann::json &request) {
-  const std::string cmd = request.value("cmd", "");
-  if (cmd == "stat")
-    return session.stat_json(request.value("histograms", false));
-  if (request.value("mountpoint", "") != session.mount_options().mountpoint || request.value("pid", 0) != ::getpid())
-    return "{}";
-  if (cmd == "config_set") {
-    const auto assignments = request.at("set").get<std::vector<std::string>>();
-    session.reconfigure(assignments);
-  } else if (cmd != "config_get") {
-    throw std::runtime_error("unknown command");
-  }
-  return nlohmann::json{{"transport", session.transport_name()}, {"config", session.config_toml()}}.dump(
-      -1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-/// Answers in a thread of its own. A mount without it is still a mount.
-std::unique_ptr<ControlServer> control_server(Session &session) {
-  try {
-    return std::make_unique<ControlServer>([&session](const nlohmann::json &request) { return answer(session, request); });
-  } catch (const std::exception &e) {
-    fmt::print(stderr, "efuse: this mount will be missing from efuse stat and efuse config: {}\n", e.what());
-    return nullptr;
-  }
-}
-
 /// Mount and serve until unmounted. `ready` is called with the line to show once the mount is usable.
 template <typename Ready>
 int serve(const MountArguments &a, Ready ready) {
@@ -152,7 +124,7 @@ int serve(const MountArguments &a, Ready ready) {
   session.offer_fastpath(offer);
   SignalHandlers handlers(session);
   session.mount();
-  auto control = control_server(session);
+  auto control = serve_control(session);
   ready(describe(a, session));
   int error = session.run();
   control.reset();

@@ -8,6 +8,7 @@
 namespace efuse::cli {
 
 void add_mount(CLI::App &app);
+void add_exec(CLI::App &app);
 void add_bench(CLI::App &app);
 void add_stat(CLI::App &app);
 void add_top(CLI::App &app);

@@ -19,6 +19,7 @@ int run(int argc, char **argv) {
   app.set_version_flag("--version", "efuse " EFUSE_VERSION);
   app.require_subcommand(1);
   efuse::cli::add_mount(app);
+  efuse::cli::add_exec(app);
   efuse::cli::add_bench(app);
   efuse::cli::add_stat(app);
   efuse::cli::add_top(app);

@@ -3,13 +3,17 @@
 #include "efuse/efuse.h"
 #include "mount.hh"
 #include "session.hh"
+#include "session_control.hh"
+#include "transport_manual.hh"
 
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
@@ -35,6 +39,7 @@ struct fuse_loop_config {
 
 namespace {
 
+using efuse::ManualTransport;
 using efuse::Session;
 
 /// The errno behind the exception being handled; its text goes to `text`.
@@ -95,13 +100,36 @@ void take_arguments(const fuse_args &args, Session &session) {
   efuse::parse_mount_options(session.mount_options());  // complain now, not at the mount
 }
 
+/// Messages through functions of the program's own: one thread takes them in turn.
+int loop_over_io(Session &session) {
+  ManualTransport *transport = session.manual();
+  if (transport == nullptr)
+    return -ENOMEM;
+  fuse_buf buf{};
+  int result = 0;
+  while (!session.exited()) {
+    result = transport->receive(buf);
+    if (result == -EINTR)
+      continue;
+    if (result <= 0 || session.exited())
+      break;
+    transport->process(buf);
+  }
+  std::free(buf.mem);
+  const int error = session.exit_error();
+  return error != 0 ? -error : std::min(result, 0);
+}
+
 /// As libfuse's loops: 0, a negative errno, or the number of the signal that ended it.
 int loop(Session &session) noexcept {
   try {
+    if (session.has_io())
+      return loop_over_io(session);
     if (session.fd() < 0)
       return -ENOTCONN;
     if (!session.started())
       session.start();
+    const auto control = efuse::serve_control(session);
     return -session.run();
   } catch (...) {
     std::string text;
@@ -109,6 +137,13 @@ int loop(Session &session) noexcept {
     complain(text);
     return -error;
   }
+}
+
+/// A filesystem may rely on libfuse's loop having ten threads: requests that block do not keep others waiting.
+void expect_blocking(Session &session) {
+  constexpr unsigned kThreads = 10;
+  if (session.config().dev_threads == 0)
+    session.config().dev_threads = kThreads;
 }
 
 // libfuse's signal handlers serve one session per process: a handler has no argument to tell it.
@@ -120,6 +155,15 @@ void on_signal(int number) {
 }
 
 constexpr int kExitSignals[] = {SIGHUP, SIGINT, SIGTERM};
+constexpr int kFailSignals[] = {SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
+
+void on_failure(int number) {
+  if (Session *session = signalled_session.load())
+    session->exit(number);
+  fuse_log(FUSE_LOG_ERR, "efuse: signal %d\n", number);
+  ::signal(number, SIG_DFL);
+  ::raise(number);
+}
 
 /// Replace `from` by `to`; a handler that somebody else has set stays.
 bool change_handler(int number, void (*from)(int), void (*to)(int)) noexcept {
@@ -194,8 +238,25 @@ struct fuse_session *efuse_session_fuse(struct efuse_session *se) { return efuse
 
 // ---- libfuse ----------------------------------------------------------------
 
-struct fuse_session *fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op, size_t op_size,
-                                      void *userdata) {
+// Under names of our own: newer headers make macros and inline functions of the others.
+struct libfuse_version;
+struct fuse_session *efuse_fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op, size_t op_size,
+                                            void *userdata) __asm__("fuse_session_new");
+struct fuse_session *efuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *op,
+                                                 size_t op_size, struct libfuse_version *version,
+                                                 void *userdata) __asm__("fuse_session_new_versioned");
+int efuse_custom_io(struct fuse_session *se, const struct fuse_custom_io *io, int fd) __asm__("fuse_session_custom_io");
+int efuse_custom_io_317(struct fuse_session *se, const struct fuse_custom_io *io, size_t size,
+                        int fd) __asm__("fuse_session_custom_io_317");
+int efuse_set_fail_signal_handlers(struct fuse_session *se) __asm__("fuse_set_fail_signal_handlers");
+
+struct fuse_session *efuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *op,
+                                                 size_t op_size, struct libfuse_version *, void *userdata) {
+  return efuse_fuse_session_new(args, op, op_size, userdata);
+}
+
+struct fuse_session *efuse_fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op, size_t op_size,
+                                            void *userdata) {
   try {
     if (args == nullptr || args->argc == 0)
       throw std::invalid_argument("fuse_session_new() needs a program name in argv[0]");
@@ -241,6 +302,7 @@ int fuse_session_loop(struct fuse_session *se) {
 
 int fuse_session_loop_mt(struct fuse_session *se, struct fuse_loop_config *config) {
   Session &session = session_of(se);
+  expect_blocking(session);
   if (config != nullptr) {
     session.config().clone_fd = config->clone_fd != 0 || session.config().clone_fd;
     if (config->max_threads != 0)
@@ -250,8 +312,10 @@ int fuse_session_loop_mt(struct fuse_session *se, struct fuse_loop_config *confi
 }
 
 // What API versions before 3.12 call it by. The old structure's idle threads have no counterpart here.
-int fuse_session_loop_mt_32(struct fuse_session *se, struct fuse_loop_config_v1 *) { return loop(session_of(se)); }
-int fuse_session_loop_mt_31(struct fuse_session *se, int) { return loop(session_of(se)); }
+int fuse_session_loop_mt_32(struct fuse_session *se, struct fuse_loop_config_v1 *) {
+  return fuse_session_loop_mt(se, nullptr);
+}
+int fuse_session_loop_mt_31(struct fuse_session *se, int) { return fuse_session_loop_mt(se, nullptr); }
 
 struct fuse_loop_config *fuse_loop_cfg_create(void) { return new (std::nothrow) fuse_loop_config{}; }
 void fuse_loop_cfg_destroy(struct fuse_loop_config *config) { delete config; }
@@ -262,6 +326,46 @@ void fuse_loop_cfg_set_max_threads(struct fuse_loop_config *config, unsigned int
 void fuse_loop_cfg_set_clone_fd(struct fuse_loop_config *config, unsigned int value) { config->clone_fd = value; }
 void fuse_loop_cfg_convert(struct fuse_loop_config *config, struct fuse_loop_config_v1 *v1) {
   config->clone_fd = static_cast<unsigned>(v1->clone_fd);
+}
+
+// What API versions from 3.12 on may call it by.
+int efuse_loop_mt_312(struct fuse_session *se, struct fuse_loop_config *config) __asm__("fuse_session_loop_mt_312");
+int efuse_loop_mt_312(struct fuse_session *se, struct fuse_loop_config *config) {
+  return fuse_session_loop_mt(se, config);
+}
+
+int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buf) {
+  ManualTransport *transport = session_of(se).manual();
+  return transport != nullptr ? transport->receive(*buf) : -ENOTCONN;
+}
+
+void fuse_session_process_buf(struct fuse_session *se, const struct fuse_buf *buf) {
+  if (ManualTransport *transport = session_of(se).manual())
+    transport->process(*buf);
+}
+
+int efuse_custom_io(struct fuse_session *se, const struct fuse_custom_io *io, int fd) {
+  if (fd < 0)
+    return -EBADF;
+  if (io == nullptr || io->read == nullptr || io->writev == nullptr)
+    return -EINVAL;
+  try {
+    session_of(se).set_io(efuse::Fd(fd), *io);
+    return 0;
+  } catch (...) {
+    std::string text;
+    const int error = current_error(text);
+    complain(text);
+    return -error;
+  }
+}
+
+/// The structure may be a newer one, with more functions, or an older one.
+int efuse_custom_io_317(struct fuse_session *se, const struct fuse_custom_io *io, size_t size, int fd) {
+  fuse_custom_io known{};
+  if (io != nullptr)
+    std::memcpy(&known, io, std::min(size, sizeof known));
+  return efuse_custom_io(se, io != nullptr ? &known : nullptr, fd);
 }
 
 void fuse_session_exit(struct fuse_session *se) { session_of(se).exit(0); }
@@ -277,6 +381,15 @@ int fuse_set_signal_handlers(struct fuse_session *se) {
       return -1;
   if (!change_handler(SIGPIPE, SIG_DFL, SIG_IGN))
     return -1;
+  signalled_session = &session_of(se);
+  return 0;
+}
+
+/// A crash of the filesystem ends its session: the mount does not stay as a dead one.
+int efuse_set_fail_signal_handlers(struct fuse_session *se) {
+  for (int number : kFailSignals)
+    if (!change_handler(number, SIG_DFL, on_failure))
+      return -1;
   signalled_session = &session_of(se);
   return 0;
 }

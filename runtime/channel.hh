@@ -39,6 +39,9 @@ class Channel {
   /// Requests come over io_uring here.
   [[nodiscard]] virtual bool over_uring() const noexcept { return false; }
 
+  /// Requests' messages are the daemon's own memory; false: the kernel's, to be read only.
+  [[nodiscard]] virtual bool owns_messages() const noexcept { return true; }
+
   /// Counters and histograms of this channel.
   virtual ChannelStats &stats() noexcept = 0;
 };

@@ -645,12 +645,14 @@ void dispatch(fuse_req &req) noexcept {
   SessionCore &session = *req.session;
   if (session.debug) debug_request(req);
   if (!whole) return reject(req, -EIO);
-  if (const int error = admit(req)) return reject(req, error);
+  if (!session.raw_handler || req.opcode == FUSE_INTERRUPT)
+    if (const int error = admit(req)) return reject(req, error);
   const auto unique = req.unique.load(std::memory_order_relaxed);
   if ((unique & protocol::kUniqueResend || session.resends.active()) && seen_before(req, unique)) return;
   if (session.early_interrupts.load() != 0 && protocol::expects_reply(req.opcode) &&
       session.take_early_interrupt(unique))
     mark_interrupted(req, unique);
+  if (session.raw_handler && req.opcode != FUSE_INTERRUPT) return session.raw_handler->request(req);
   req.harmless = false;
   if (ChangeListener *listener = session.changes.load(std::memory_order_acquire)) [[unlikely]]
     begin_change(req, *listener, arguments);

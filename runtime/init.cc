@@ -293,8 +293,20 @@ void fuse_unset_feature_flag(struct fuse_conn_info *conn, uint64_t flag) {
   conn->want &= ~static_cast<std::uint32_t>(flag);
 }
 
-bool fuse_get_feature_flag(const struct fuse_conn_info *conn, uint64_t flag) {
+// Headers differ in whether `conn` is const.
+bool efuse_get_feature_flag(const struct fuse_conn_info *conn, std::uint64_t flag) __asm__("fuse_get_feature_flag");
+bool efuse_get_feature_flag(const struct fuse_conn_info *conn, std::uint64_t flag) {
   return ((conn->want | efuse::get_extension(*conn).want) & flag) != 0;
+}
+
+// Declared by newer headers only. fuse_set_feature_flag() and fuse_unset_feature_flag() keep both fields, so where they
+// differ the filesystem has changed the older one.
+int efuse_convert_to_conn_want_ext(struct fuse_conn_info *conn) __asm__("fuse_convert_to_conn_want_ext");
+int efuse_convert_to_conn_want_ext(struct fuse_conn_info *conn) {
+  efuse::ConnExtension extension = efuse::get_extension(*conn);
+  extension.want = (extension.want & ~std::uint64_t{UINT32_MAX}) | conn->want;
+  efuse::put_extension(*conn, extension);
+  return 0;
 }
 
 int efuse_want_passthrough(struct fuse_conn_info *conn, unsigned max_stack_depth) {

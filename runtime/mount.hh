@@ -57,6 +57,9 @@ class FuseMount {
  public:
   /// Mount. Throws std::runtime_error with one line that says what to do; nothing is left mounted then.
   FuseMount(const std::string &mountpoint, const ParsedMountOptions &options);
+  /// Somebody else's mount: `device` is a descriptor of its connection, `path` where it is mounted, as far as known.
+  /// It is never unmounted here.
+  FuseMount(Fd device, std::string path) noexcept : path_(std::move(path)), fd_(std::move(device)), done_(true) {}
   ~FuseMount();
   FuseMount(const FuseMount &) = delete;
   FuseMount &operator=(const FuseMount &) = delete;

@@ -60,6 +60,7 @@ bool runs_elsewhere(const SessionCore &session, std::uint64_t unique) noexcept {
 }  // namespace
 
 void mark_interrupted(fuse_req &req, std::uint64_t unique) noexcept {
+  if (RawHandler *raw = req.session->raw_handler) return raw->interrupt(unique);
   std::unique_lock lock(req.session->interrupt_mutex);
   const std::uint64_t now = req.unique.load();
   // Another request's object by now, and that one is interrupted itself: keep its mark.

@@ -60,6 +60,8 @@ struct fuse_req {
   std::atomic<bool> has_interrupt_func{false};
   fuse_interrupt_func_t interrupt_func = nullptr;
   void *interrupt_data = nullptr;
+
+  fuse_req *next_raw = nullptr;  // RawHandler's own
 };
 
 namespace efuse {

@@ -8,6 +8,7 @@
 #include "protocol.hh"
 #include "request.hh"
 #include "stats.hh"
+#include "transport_manual.hh"
 #include "uapi/efuse_ring.h"
 #include "uring_abi.hh"
 
@@ -22,6 +23,7 @@
 #include <atomic>
 #include <cerrno>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -172,6 +174,8 @@ struct Session::Impl {
   StatsSnapshot retired_stats;                      // of those that are gone; likewise
   std::string reason;                               // likewise
   std::string uring_obstacle;  // start()'s
+  std::unique_ptr<ManualTransport> manual;  // guarded by transports_mutex
+  std::optional<fuse_custom_io> io;         // before there is a transport
   FastpathOffer offer;
   std::unique_ptr<Fastpath> fastpath;  // with rings, once asked for; guarded by reconfigure_mutex, before by start()
   // Of every attachment that had fast paths, the current one last: a request that began a change ends it there.
@@ -199,7 +203,9 @@ struct Session::Impl {
       return std::shared_ptr<Transport>(std::shared_ptr<void>(), t.get());  // lives as long as the session
     };
     std::lock_guard lock(transports_mutex);
-    std::vector<std::shared_ptr<Transport>> all{fast, borrowed(stock), borrowed(more_stock)};
+    std::vector<std::shared_ptr<Transport>> all{
+        fast, borrowed(stock), borrowed(more_stock),
+        std::shared_ptr<Transport>(std::shared_ptr<void>(), static_cast<Transport *>(manual.get()))};
     all.insert(all.end(), retired.begin(), retired.end());
     std::erase(all, nullptr);
     return all;
@@ -267,6 +273,23 @@ void Session::connect() {
   conn.max_read = parsed.max_read;
   impl_->mount = std::make_unique<FuseMount>(impl_->options.mountpoint, parsed);
   impl_->options.mountpoint = impl_->mount->path();
+}
+
+void Session::adopt(Fd device, RawHandler &handler) {
+  if (impl_->mount)
+    throw std::logic_error("this session is mounted already");
+  impl_->mount = std::make_unique<FuseMount>(std::move(device), impl_->options.mountpoint);
+  raw_handler = &handler;
+  got_init = true;
+  try {
+    start_transports();
+  } catch (...) {
+    unmount();
+    impl_->fast.reset();
+    impl_->stock.reset();
+    impl_->mount.reset();
+    throw;
+  }
 }
 
 void Session::start() {
@@ -548,13 +571,34 @@ std::string Session::config_toml() const {
   return to_toml(impl_->config);
 }
 
+ManualTransport *Session::manual() noexcept try {
+  std::lock_guard lock(impl_->transports_mutex);
+  if (!impl_->manual && impl_->mount && !impl_->stock)
+    impl_->manual = std::make_unique<ManualTransport>(*this, impl_->mount->fd(), impl_->io.value_or(fuse_custom_io{}));
+  return impl_->manual.get();
+} catch (const std::exception &) {
+  return nullptr;
+}
+
+void Session::set_io(Fd fd, const fuse_custom_io &io) {
+  if (impl_->mount)
+    throw std::logic_error("this session is mounted already");
+  impl_->io = io;
+  impl_->mount = std::make_unique<FuseMount>(std::move(fd), std::string());
+}
+
+bool Session::has_io() const noexcept { return impl_->io.has_value(); }
+
+void Session::wait(int fd) noexcept {
+  pollfd p[] = {{impl_->wake.get(), POLLIN, 0}, {fd, POLLIN, 0}};
+  ::poll(p, 2, -1);
+}
+
 int Session::run() {
   if (!impl_->stock)
     throw std::logic_error("run() of a session that is not mounted");
-  while (!exited() && !impl_->over) {
-    pollfd p{impl_->wake.get(), POLLIN, 0};
-    ::poll(&p, 1, -1);
-  }
+  while (!exited() && !impl_->over)
+    wait();
   unmount();
   return impl_->exit_error.load();
 }
@@ -583,6 +627,8 @@ Config &Session::config() noexcept { return impl_->config; }
 int Session::fd() const noexcept { return impl_->mount ? impl_->mount->fd() : -1; }
 bool Session::started() const noexcept { return impl_->stock != nullptr; }
 bool Session::exited() const noexcept { return impl_->exited.load(); }
+
+int Session::exit_error() const noexcept { return impl_->exit_error.load(); }
 
 void Session::reset() noexcept {
   impl_->exit_error = 0;
@@ -643,7 +689,12 @@ std::string Session::stat_json(bool histograms) const {
 }
 
 int Session::notify(std::int32_t code, std::span<const iovec> body) noexcept {
-  return impl_->mount ? send_message(impl_->mount->fd(), code, 0, body) : -ENOTCONN;
+  if (!impl_->mount)
+    return -ENOTCONN;
+  if (!impl_->io)
+    return send_message(impl_->mount->fd(), code, 0, body);
+  ManualTransport *transport = manual();
+  return transport != nullptr ? transport->notify(code, body) : -ENOMEM;
 }
 
 void Session::interrupt(std::uint64_t unique) noexcept {

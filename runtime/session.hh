@@ -3,6 +3,7 @@
 #pragma once
 
 #include "config.hh"
+#include "fd.hh"
 #include "session_core.hh"
 #include "transport.hh"
 
@@ -15,6 +16,8 @@
 #include <vector>
 
 namespace efuse {
+
+class ManualTransport;
 
 struct MountOptions {
   std::string mountpoint;
@@ -36,6 +39,23 @@ class Session final : public SessionCore {
   /// answer INIT and start the transports. Both throw as mount() does.
   void connect();
   void start();
+  /// Before FUSE_INIT is answered by somebody else than this session: adds to init_flags what the transport that is
+  /// asked for needs of the reply. The kernel serves nobody before what was agreed on is there, or was declined: adopt()
+  /// has to follow.
+  void ask_for_uring();
+  /// Instead of connect() and start(): serve a connection that somebody else has mounted and negotiated, and whose
+  /// messages go to `handler`. `device`: a descriptor of it; with the transports' own it is closed by unmount(), which
+  /// leaves the mount alone. The caller has set conn, proto_minor, buf_size, kernel_flags, init_flags and
+  /// mount_options().mountpoint. Throws as start() does; then nothing serves the connection.
+  void adopt(Fd device, RawHandler &handler);
+  /// For programs with a loop of their own: of the connection that connect() has made, or the one of set_io(). Made when
+  /// first asked for; nullptr: there is no connection, or other transports serve it.
+  ManualTransport *manual() noexcept;
+  /// Instead of connect(): messages come from and go to `fd`, which becomes the session's, by these functions.
+  void set_io(Fd fd, const fuse_custom_io &io);
+  [[nodiscard]] bool has_io() const noexcept;
+  /// Sleep until exit(), until there is something to read from `fd`, or until a signal has been handled.
+  void wait(int fd = -1) noexcept;
   /// Serve until unmounted, or until exit(). Returns 0 or an errno. Not from two threads.
   int run();
   /// Unmount (lazily where busy) while the transports still serve, so that dirty
@@ -50,6 +70,8 @@ class Session final : public SessionCore {
   [[nodiscard]] bool started() const noexcept;
   /// exit() was called, or the connection has ended.
   [[nodiscard]] bool exited() const noexcept;
+  /// What exit() was called with, first.
+  [[nodiscard]] int exit_error() const noexcept;
   /// Take an exit() back.
   void reset() noexcept;
 
@@ -86,7 +108,6 @@ class Session final : public SessionCore {
   void negotiate();
   std::size_t read_init(int fd, std::span<std::byte> buffer);
   void start_transports();
-  void ask_for_uring();
   void start_uring(bool required);
   void start_fast(std::unique_ptr<Transport> transport);
   void check_switch(TransportChoice before, TransportChoice next) const;

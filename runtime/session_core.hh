@@ -24,6 +24,19 @@ namespace efuse {
 
 struct RunningInterrupt;
 
+/// Takes the kernel's messages as they are, in the place of the callbacks: an unmodified libfuse (exec/).
+class RawHandler {
+ public:
+  /// A request, but never an INTERRUPT: to be answered with send_error() or send_body() (reply.hh), or let go of with
+  /// send_nothing(), by any thread. Called by any of the transports' threads.
+  virtual void request(fuse_req &req) noexcept = 0;
+  /// The request with this unique is interrupted. It may be on its way to request() still, or answered already.
+  virtual void interrupt(std::uint64_t unique) noexcept = 0;
+
+ protected:
+  ~RawHandler() = default;
+};
+
 class SessionCore {
  public:
   /// `ops_size`: sizeof the caller's struct fuse_lowlevel_ops or efuse_lowlevel_ops;
@@ -36,6 +49,7 @@ class SessionCore {
   efuse_lowlevel_ops extended{};  // zero-filled beyond ops_size
   const fuse_lowlevel_ops &ops = extended.base;
   void *userdata;
+  RawHandler *raw_handler = nullptr;  // nullptr: `ops` are called
   fuse_conn_info conn{};     // as negotiated; constant after INIT
   std::uint32_t proto_minor = 0;  // of FUSE protocol 7.x as negotiated
   std::size_t buf_size = 0;  // longest message from the kernel: max_write + header room

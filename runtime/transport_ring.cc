@@ -160,6 +160,8 @@ class RingChannel final : public Channel, private WorkerHooks {
   /// What is left of a ring that is gone: rings may have been attached anew.
   [[nodiscard]] bool unseen() const noexcept override { return gate_.closed(); }
 
+  [[nodiscard]] bool owns_messages() const noexcept override { return false; }
+
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 

@@ -1,0 +1,15 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# where: vm
+# timeout: 300
+# quick: yes
+"""libfuse's examples over each transport that the test kernel offers, the rings of the module first; over dev
+only with EFUSE_FOREIGN_LONG=1."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import examples  # noqa: E402
+
+sys.exit(examples.run_all())
