@@ -243,6 +243,10 @@ TEST_CASE("for how long a fast path may answer") {
   CHECK(std::isinf(valid("passthrough", {at, "fastpath_timeout=inf"})));
   CHECK_THROWS_AS(valid("passthrough", {at, "fastpath_timeout=never"}), std::invalid_argument);
   CHECK_THROWS_AS(valid("passthrough", {at, "attr_timeout=inf"}), std::invalid_argument);
+  CHECK(std::isinf(valid("nullfs", {})));
   std::vector<std::string> none;
-  CHECK_FALSE(efuse::fs::make_filesystem("nullfs", none)->fastpath().metadata);
+  const efuse::FastpathOffer offer = efuse::fs::make_filesystem("nullfs", none)->fastpath();
+  CHECK(offer.metadata);
+  CHECK_FALSE(offer.blocks);
+  CHECK_FALSE(offer.backing);
 }
