@@ -5,7 +5,7 @@
 # quick: yes
 """`efuse exec`: Debian's sshfs, fuse-overlayfs, squashfuse_ll and mfsmount, unmodified, over each transport that the
 test kernel offers, the rings of the module first; over dev
-only with EFUSE_FOREIGN_LONG=1."""
+only with FOREIGN_LONG=1."""
 
 import os
 import sys

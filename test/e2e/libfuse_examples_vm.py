@@ -4,7 +4,7 @@
 # timeout: 300
 # quick: yes
 """libfuse's examples over each transport that the test kernel offers, the rings of the module first; over dev
-only with EFUSE_FOREIGN_LONG=1."""
+only with FOREIGN_LONG=1."""
 
 import os
 import sys

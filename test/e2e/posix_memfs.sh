@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 900
 # quick: no
 # The POSIX behaviour suite on memfs over rings, compared with tmpfs.

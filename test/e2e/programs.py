@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Filesystems that know nothing of efuse, on a mount: for tests of `efuse exec` and of libefuse. Not a test itself.
 
-Programs come from Debian's packages, unpacked (scripts/lib/foreign.py). EFUSE_FOREIGN_LONG=1: larger files, more of
+Programs come from Debian's packages, unpacked (scripts/lib/foreign.py). FOREIGN_LONG=1: larger files, more of
 them.
 """
 
@@ -24,7 +24,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(TOP, "scripts", "lib"))
 import foreign  # noqa: E402
 
-LONG = os.environ.get("EFUSE_FOREIGN_LONG") == "1"
+LONG = os.environ.get("FOREIGN_LONG") == "1"
 BIG = (64 if LONG else 1 if os.path.exists("/dev/efuse") else 3) * 1_100_000     # bytes of the largest file
 MANY = 400 if LONG else 12 if os.path.exists("/dev/efuse") else 40          # files in one folder
 PATIENCE = 20 * (3 if os.path.exists("/dev/efuse") else 1)  # seconds until something must have happened

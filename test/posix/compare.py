@@ -9,13 +9,15 @@ A failure is
   - a listed difference that is not there any more;
   - a check that only one of the two has.
 differences.toml lists them: [[difference]] with `checks` (names; * and ? match), `targets` (names), `tmpfs` and
-`mount` (the values, where they are the same for all of the checks; absent: any two that differ), `reason`.
+`mount` (the values, where they are the same for all of the checks; absent: any two that differ), `reason`, and
+`before`: the Linux release that no longer does so ("6.18"), from which on the two must be the same.
 """
 
 import argparse
 import fnmatch
 import json
 import os
+import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
@@ -32,6 +34,7 @@ class Difference:
     reason: str
     tmpfs: str | None = None
     mount: str | None = None
+    before: str | None = None
     met: set = field(default_factory=set)   # patterns that a difference was found for
 
     def covers(self, name, host, mount):
@@ -41,17 +44,25 @@ class Difference:
         return next((p for p in self.checks if fnmatch.fnmatchcase(name, p)), None)
 
 
+def version(release):
+    """Of "6.12.117+deb12-cloud-amd64" or "6.12"."""
+    return tuple(int(n) for n in re.match(r"(\d+)\.(\d+)", release).groups())
+
+
 def load_differences(path, target):
     with open(path, "rb") as f:
         table = tomllib.load(f)
     found = []
     for entry in table.get("difference", []):
-        unknown = set(entry) - {"checks", "targets", "reason", "tmpfs", "mount"}
+        unknown = set(entry) - {"checks", "targets", "reason", "tmpfs", "mount", "before"}
         missing = {"checks", "targets", "reason"} - set(entry)
         if unknown or missing or not entry.get("reason", "").strip():
             raise BadList(f"{path}: {entry}: unknown {sorted(unknown)}, missing {sorted(missing)}, or no reason")
+        if not re.fullmatch(r"\d+\.\d+", entry.get("before", "0.0")):
+            raise BadList(f"{path}: {entry}: before: expected a Linux release such as 6.18")
         found.append(Difference(**entry))
-    return [d for d in found if target in d.targets]
+    here = version(os.uname().release)
+    return [d for d in found if target in d.targets and (d.before is None or here < version(d.before))]
 
 
 def load_run(path):

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Mount, get requests in flight, end it, see that nothing is left; over and over, in one process.
 //
-//   teardown_cycles --transport uring|dev [--cycles N] [--seed N] DIRECTORY
+//   teardown_cycles --transport ring|uring|dev [--cycles N] [--seed N] DIRECTORY
 //
 // In a third of the cycles the daemon is a process of its own and killed. In the others it is this process, and
 // the connection is ended by the session, by a lazy unmount, by a forced one, or by an abort, each in its turn, with
@@ -360,7 +360,7 @@ int main(int argc, char **argv) {
       return 2;
   }
   if (argc - optind != 1 || transport.empty() || cycles == 0) {
-    std::fprintf(stderr, "usage: teardown_cycles --transport uring|dev [--cycles N] [--seed N] DIRECTORY\n");
+    std::fprintf(stderr, "usage: teardown_cycles --transport ring|uring|dev [--cycles N] [--seed N] DIRECTORY\n");
     return 2;
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
