@@ -280,21 +280,14 @@ void Session::adopt(Fd device, RawHandler &handler) {
     throw std::logic_error("this session is mounted already");
   impl_->mount = std::make_unique<FuseMount>(std::move(device), impl_->options.mountpoint);
   raw_handler = &handler;
-  got_init = true;
-  try {
-    start_transports();
-  } catch (...) {
-    unmount();
-    impl_->fast.reset();
-    impl_->stock.reset();
-    impl_->mount.reset();
-    throw;
-  }
+  got_init = true;  // by its own library
+  start();
 }
 
 void Session::start() {
   try {
-    negotiate();
+    if (raw_handler == nullptr)
+      negotiate();
     start_transports();
   } catch (...) {
     unmount();

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
+# also: 7.2
 # timeout: 400
 # quick: yes
 """`efuse exec`: Debian's sshfs, fuse-overlayfs, squashfuse_ll and mfsmount, unmodified, over each transport that the
-test kernel offers, the rings of the module first; over dev
-only with FOREIGN_LONG=1."""
+test kernel offers, the rings of the module first."""
 
 import os
 import sys

@@ -510,8 +510,6 @@ def run_matrix(makers, run=None):
 def run_transports(makers, run):
     failures = 0
     transports = usable_transports()
-    if len(transports) > 1 and not LONG and os.path.exists("/dev/efuse"):
-        transports.remove("dev")    # the same test runs over it on the machine's own kernel
     print(f"transports: {', '.join(transports)}")
     for maker in makers:
         with Machine() as machine:
