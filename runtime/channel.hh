@@ -4,8 +4,10 @@
 // fuse_reply_*() functions see nothing else of a transport.
 #pragma once
 
+#include <sys/types.h>
 #include <sys/uio.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -29,6 +31,14 @@ class Channel {
   /// As reply() with error 0, for a body of `len` <= req.out_cap bytes that the
   /// caller has written to req.out.
   virtual int reply_in_place(fuse_req &req, std::size_t len) noexcept = 0;
+
+  /// Hold up to `len` bytes of `fd` from `pos` for the calling thread's next reply_held(), which has them as its body,
+  /// without a copy of them in our memory. `again`: a short read is not the end of the file. False: not here, or not
+  /// of this file; why, reading it will say.
+  virtual bool hold(int /*fd*/, off_t /*pos*/, std::size_t /*len*/, bool /*again*/) noexcept { return false; }
+
+  /// As reply() with error 0, by the thread for which hold() was true. `move`: as SPLICE_F_MOVE.
+  virtual int reply_held(fuse_req & /*req*/, bool /*move*/) noexcept { return -ENOSYS; }
 
   /// Let go of a request that has no reply (FORGET, BATCH_FORGET, INTERRUPT, NOTIFY_REPLY).
   virtual void drop(fuse_req &req) noexcept = 0;

@@ -56,7 +56,7 @@ constexpr fuse_opt kSpec[] = {
     FUSE_OPT_END,
 };
 
-/// Data is not spliced here: wanting it is no error, as long as the kernel could have.
+/// How data goes: wanting what is not there (SPLICE_READ never is) is no error.
 constexpr std::uint64_t kHints = FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE | FUSE_CAP_SPLICE_READ;
 
 void want(fuse_conn_info &conn, int yes, int no, std::uint64_t capability) noexcept {

@@ -63,7 +63,8 @@ constexpr Capability kCapabilities[] = {
 };
 
 std::uint64_t capable_of(std::uint64_t flags, std::uint32_t minor) noexcept {
-  std::uint64_t capable = 0;
+  // Over /dev/fuse replies can be spliced, at any version; requests are not.
+  std::uint64_t capable = FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
   for (const Capability &known : kCapabilities)
     if (flags & known.flag) capable |= known.cap;
   if (minor >= 18) capable |= FUSE_CAP_IOCTL_DIR;

@@ -108,10 +108,9 @@ void end_change(fuse_req &req) noexcept {
     listener->changed_all();
 }
 
-/// The one way out of here. `in_place`: `body` is the start of req.out.
-int deliver(fuse_req &req, int error, std::span<const iovec> body, bool in_place) noexcept {
-  std::uint64_t unique = 0;
-  if (!claim(req, unique)) return -ENOENT;
+/// After claim(). `in_place`: `body` is the start of req.out.
+int deliver_claimed(fuse_req &req, std::uint64_t unique, int error, std::span<const iovec> body,
+                    bool in_place) noexcept {
   before_reply(req);
   end_change(req);
   debug_reply(req, error, iov_size(body));
@@ -122,6 +121,13 @@ int deliver(fuse_req &req, int error, std::span<const iovec> body, bool in_place
   if (resent) [[unlikely]]
     resends.done(unique);
   return result;
+}
+
+/// The one way out of here, but for send_held().
+int deliver(fuse_req &req, int error, std::span<const iovec> body, bool in_place) noexcept {
+  std::uint64_t unique = 0;
+  if (!claim(req, unique)) return -ENOENT;
+  return deliver_claimed(req, unique, error, body, in_place);
 }
 
 }  // namespace
@@ -184,14 +190,44 @@ std::size_t as_iovecs(const fuse_bufvec &bufv, std::span<iovec> out) noexcept {
   return used;
 }
 
-int send_from_memory(fuse_req &req, fuse_bufvec &bufv, std::size_t size, fuse_buf_copy_flags flags) noexcept {
+/// `send(error, data, size)` replies with what is left of `bufv`, in memory, or with the error.
+template <class Send>
+int send_from_memory(fuse_bufvec &bufv, std::size_t size, fuse_buf_copy_flags flags, Send send) noexcept {
   void *memory = nullptr;
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-  if (posix_memalign(&memory, page, size) != 0) return send_error(req, -ENOMEM);
+  if (posix_memalign(&memory, page, size) != 0) return send(-ENOMEM, nullptr, 0);
   const Memory owner(memory, &std::free);
   const ssize_t got = copy_to_memory(memory, size, bufv, flags);
-  return got < 0 ? send_error(req, static_cast<int>(got))
-                 : send_bytes(req, memory, static_cast<std::size_t>(got));
+  return got < 0 ? send(static_cast<int>(got), nullptr, 0) : send(0, memory, static_cast<std::size_t>(got));
+}
+
+/// From here up two copies cost more than a pipe and its system calls.
+constexpr std::size_t kSpliceMin = 16u << 10;
+
+/// Hold what is left of `bufv` for send_held(): a large piece of a file, where the filesystem wants such to be spliced.
+bool hold(fuse_req &req, const fuse_bufvec &bufv, std::size_t size, fuse_buf_copy_flags flags) noexcept {
+  if (size < kSpliceMin || req.opcode != FUSE_READ || !(req.session->conn.want & FUSE_CAP_SPLICE_WRITE) ||
+      flags & FUSE_BUF_NO_SPLICE || bufv.idx + 1 != bufv.count || !is_owed(req))
+    return false;
+  const fuse_buf &file = bufv.buf[bufv.idx];
+  constexpr int kWhere = FUSE_BUF_IS_FD | FUSE_BUF_FD_SEEK;
+  const off_t pos = file.pos + static_cast<off_t>(bufv.off);
+  return (file.flags & kWhere) == kWhere && pos >= 0 &&
+         req.channel->hold(file.fd, pos, size, file.flags & FUSE_BUF_FD_RETRY);
+}
+
+int send_held(fuse_req &req, fuse_bufvec &bufv, std::size_t size, fuse_buf_copy_flags flags) noexcept {
+  std::uint64_t unique = 0;
+  if (!claim(req, unique)) return -ENOENT;
+  if (req.session->resends.active()) [[unlikely]]  // a copy of the request may wait for the same data
+    return send_from_memory(bufv, size, flags, [&](int error, void *data, std::size_t got) {
+      const iovec body{data, got};
+      return deliver_claimed(req, unique, error, {&body, got ? 1u : 0u}, false);
+    });
+  before_reply(req);
+  end_change(req);
+  debug_reply(req, 0, size);
+  return req.channel->reply_held(req, flags & FUSE_BUF_SPLICE_MOVE && req.session->conn.want & FUSE_CAP_SPLICE_MOVE);
 }
 
 void fill_open(const fuse_req &req, protocol::OpenOut &out, const fuse_file_info &in) noexcept {
@@ -311,7 +347,10 @@ int fuse_reply_data(fuse_req_t req, struct fuse_bufvec *bufv, enum fuse_buf_copy
     return got < 0 ? efuse::send_error(*req, static_cast<int>(got))
                    : efuse::send_in_place(*req, static_cast<std::size_t>(got));
   }
-  return efuse::send_from_memory(*req, *bufv, size, flags);
+  if (efuse::hold(*req, *bufv, size, flags)) return efuse::send_held(*req, *bufv, size, flags);
+  return efuse::send_from_memory(*bufv, size, flags, [req](int error, void *data, std::size_t got) {
+    return error ? efuse::send_error(*req, error) : efuse::send_bytes(*req, data, got);
+  });
 }
 
 int fuse_reply_iov(fuse_req_t req, const struct iovec *iov, int count) {

@@ -232,12 +232,18 @@ void ChannelStats::completed(std::uint32_t opcode, Way way, std::uint64_t queue_
   shared_lock_.clear(std::memory_order_release);
 }
 
+void ChannelStats::spliced() noexcept {
+  if (enabled_) bump(spliced_, 1);
+}
+
 void StatsSnapshot::add(const ChannelStats &channel) {
+  spliced_ += load(channel.spliced_);
   add(channel.own_);
   add(channel.shared_);
 }
 
 void StatsSnapshot::add(const StatsSnapshot &other) {
+  spliced_ += other.spliced_;
   for (const auto &[opcode, from] : other.by_op_) {
     Op &op = by_op_[opcode];
     for (std::size_t way = 0; way < kWays; ++way) op.count[way] += from.count[way];
@@ -278,7 +284,7 @@ std::string StatsSnapshot::json(bool histograms) const {
     latency[name]["service_us"] = quantiles_us(op.service);
     if (op.queue.count()) latency[name]["queue_us"] = quantiles_us(op.queue);
   }
-  nlohmann::json out{{"requests", counts_json(total())}, {"by_op", by_op}, {"latency", latency}};
+  nlohmann::json out{{"requests", counts_json(total())}, {"by_op", by_op}, {"spliced", spliced_}, {"latency", latency}};
   if (histograms) {
     nlohmann::json &buckets = out["histograms"] = nlohmann::json::object();
     for (const auto &[opcode, op] : by_op_)

@@ -73,6 +73,9 @@ class ChannelStats {
   /// `service_ns`: dequeue to reply.
   void completed(std::uint32_t opcode, Way way, std::uint64_t queue_ns, std::uint64_t service_ns) noexcept;
 
+  /// Of those, one whose data went through a pipe. By one thread only.
+  void spliced() noexcept;
+
  private:
   friend class StatsSnapshot;
 
@@ -90,6 +93,7 @@ class ChannelStats {
   };
 
   bool enabled_;
+  std::uint64_t spliced_ = 0;
   std::atomic<std::uintptr_t> owner_{0};  // pthread_self() of the first caller
   Block own_;                             // written by owner_
   std::atomic_flag shared_lock_;          // writers of shared_; readers take no lock
@@ -113,7 +117,9 @@ class StatsSnapshot {
   [[nodiscard]] const std::map<std::uint32_t, Op> &by_op() const noexcept { return by_op_; }
   /// Of all opcodes.
   [[nodiscard]] WayCounts total() const noexcept;
-  /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"latency":{OPCODE:
+  /// Replies whose data went through a pipe.
+  [[nodiscard]] std::uint64_t spliced() const noexcept { return spliced_; }
+  /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"spliced":N,"latency":{OPCODE:
   /// {"queue_us":{"p50","p99","max"},"service_us":{...}}}`, as text of a JSON object. An
   /// opcode whose requests carry no enqueue time has no "queue_us".
   /// `histograms`: and `"histograms":{OPCODE:{"queue_ns":[[BOUND,N]...],"service_ns":[...]}}`, of which two taken at
@@ -124,6 +130,7 @@ class StatsSnapshot {
   void add(const ChannelStats::Block &block);
 
   std::map<std::uint32_t, Op> by_op_;
+  std::uint64_t spliced_ = 0;
 };
 
 }  // namespace efuse

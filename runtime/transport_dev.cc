@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The stock path: threads that read /dev/fuse. One read(2) and one writev(2) per
-// request and nothing else that enters the kernel.
+// request and nothing else that enters the kernel; a reply with much of a file in it
+// may go through a pipe instead (reply_pipe.hh).
 //
 // Stopping a thread that sits in a blocking read, without a wake-up descriptor
 // to poll and without a lost wake-up: each channel reads from `read_fd_`, a
@@ -19,6 +20,7 @@
 #include "fd.hh"
 #include "placement.hh"
 #include "reader_crew.hh"
+#include "reply_pipe.hh"
 #include "request.hh"
 #include "stats.hh"
 
@@ -200,6 +202,19 @@ class DevChannel final : public Channel {
     return write_reply(req, 0, {&body, 1});
   }
 
+  bool hold(int fd, off_t pos, std::size_t len, bool again) noexcept override {
+    return current_ == this && pipe_.take(fd, pos, len, again);
+  }
+
+  int reply_held(fuse_req &req, bool move) noexcept override {
+    const std::uint64_t replied_ns = timed_ ? now_ns() : 0;
+    const int result = pipe_.send(write_fd_.get(), req.unique.load(std::memory_order_relaxed), move);
+    if (result == 0)
+      stats_.spliced();
+    finish(static_cast<PooledRequest &>(req), replied_ns);
+    return result;
+  }
+
   void drop(fuse_req &req) noexcept override {
     finish(static_cast<PooledRequest &>(req), timed_ ? now_ns() : 0);
   }
@@ -356,6 +371,7 @@ class DevChannel final : public Channel {
   Mapping buffer_;
   std::byte *message_ = nullptr;
   std::size_t message_size_ = 0;
+  ReplyPipe pipe_;  // the serving thread's
   ChannelStats stats_;
   RequestPool pool_;
 };

@@ -36,8 +36,9 @@ void init(void *userdata, fuse_conn_info *conn) {
   auto &fs = *static_cast<Passthrough *>(userdata);
   const Settings &settings = fs.settings;
   want(*conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_PARALLEL_DIROPS |
-                  FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_READ |
-                  FUSE_CAP_IOCTL_DIR);
+                  FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_SPLICE_READ | FUSE_CAP_IOCTL_DIR);
+  // Not SPLICE_MOVE: pages that the mount's cache takes are gone from the source's.
+  want(*conn, FUSE_CAP_SPLICE_WRITE, settings.splice_write);
   // umask counts only where the directory has no default ACL, which the source knows.
   want(*conn, FUSE_CAP_DONT_MASK);
   // Writes, truncations and new owners clear set-user-ID bits and file capabilities in the source (write_as_caller()),

@@ -84,6 +84,7 @@ Settings parse_settings(std::vector<std::string> &options) {
   s.acl = reader.flag("acl");
   s.flock = reader.flag("flock");
   s.posix_locks = !reader.flag("nolock");
+  s.splice_write = !reader.flag("no_splice_write");
   check(s);
   s.fsname = fsname_of(options, s.source);
   return s;

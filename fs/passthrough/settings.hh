@@ -25,6 +25,7 @@ struct Settings {
   bool direct_io = false;
   bool keep_cache = false;  // pages, directories and symbolic links stay cached over open()
   bool writeback = false;
+  bool splice_write = true;  // data goes to the kernel through a pipe, where that is cheaper
   bool kernel_passthrough = false;  // the kernel reads and writes the source's file itself
   bool xattr = true;
   bool acl = false;

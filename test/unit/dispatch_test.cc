@@ -66,7 +66,7 @@ std::string printable(const void *data, std::size_t size) {
 }
 
 struct Reply {
-  enum Kind { body, in_place, dropped } kind;
+  enum Kind { body, in_place, held, dropped } kind;
   int error;
   Bytes bytes;
 };
@@ -84,10 +84,22 @@ class FakeChannel final : public efuse::Channel {
     return take(req, {Reply::in_place, 0, Bytes(req.out, req.out + len)});
   }
   void drop(fuse_req &req) noexcept override { take(req, {Reply::dropped, 0, {}}); }
+  bool hold(int fd, off_t pos, std::size_t len, bool) noexcept override {
+    if (!holds) return false;
+    held_.resize(len);
+    held_.resize(static_cast<std::size_t>(pread(fd, held_.data(), len, pos)));
+    return true;
+  }
+  int reply_held(fuse_req &req, bool move) noexcept override {
+    moved = move;
+    return take(req, {Reply::held, 0, held_});
+  }
   efuse::ChannelStats &stats() noexcept override { std::abort(); }
 
   std::vector<Reply> replies;
   int result = 0;
+  bool holds = false;
+  bool moved = false;
 
  private:
   int take(fuse_req &req, Reply reply) {
@@ -95,6 +107,8 @@ class FakeChannel final : public efuse::Channel {
     req.unique = 0;
     return result;
   }
+
+  Bytes held_;
 };
 
 struct Notification {
@@ -1311,6 +1325,57 @@ TEST_CASE("fuse_reply_data takes memory, files and both", "[reply][buffer]") {
   check_data(std::vector<fuse_buf>(40, memory_buf(b)), std::string(80, 'b'));  // more than iovecs at hand
 }
 
+TEST_CASE("fuse_reply_data splices what is large, in a file and wanted so", "[reply][buffer]") {
+  constexpr std::size_t kLarge = 16u << 10;
+  const std::string content = std::string(kLarge, 'a') + std::string(kLarge, 'b');
+  const TempFile file(content);
+  std::string head = "head";
+  const auto kind_of = [&](std::vector<fuse_buf> bufs, std::uint64_t want, unsigned flags, const std::string &expected,
+                           std::size_t skip = 0, bool able = true) {
+    FakeSession session(all_ops());
+    session.conn.want |= static_cast<unsigned>(want);
+    Buffers buffers(bufs);
+    buffers.get()->off = skip;
+    Taken request(session, 0, FUSE_READ);
+    request.channel.holds = able;
+    CHECK(fuse_reply_data(&request.req, buffers.get(), static_cast<fuse_buf_copy_flags>(flags)) == 0);
+    CHECK(request.only_reply().error == 0);
+    CHECK((request.only_reply().bytes == text(expected, false)));
+    CHECK(request.channel.moved == ((want & FUSE_CAP_SPLICE_MOVE) != 0 && flags == FUSE_BUF_SPLICE_MOVE));
+    return request.only_reply().kind;
+  };
+  const fuse_buf large = fd_buf(file.fd, kLarge, 100);
+  const std::string data = content.substr(100, kLarge);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE, 0, data) == Reply::held);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE, FUSE_BUF_SPLICE_MOVE, data) == Reply::held);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, FUSE_BUF_SPLICE_MOVE, data) == Reply::held);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, 0, data) == Reply::held);
+  CHECK(kind_of({fd_buf(file.fd, 2 * kLarge, 0)}, FUSE_CAP_SPLICE_WRITE, 0, content.substr(kLarge), kLarge) ==
+        Reply::held);
+  CHECK(kind_of({fd_buf(file.fd, kLarge, 2 * kLarge - 5)}, FUSE_CAP_SPLICE_WRITE, 0, "bbbbb") == Reply::held);
+  CHECK(kind_of({large}, 0, 0, data) == Reply::body);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE, FUSE_BUF_NO_SPLICE, data) == Reply::body);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE, 0, data, 0, false) == Reply::body);
+  CHECK(kind_of({large}, FUSE_CAP_SPLICE_WRITE, 0, data.substr(1), 1) == Reply::body);  // not large enough
+  CHECK(kind_of({memory_buf(head), large}, FUSE_CAP_SPLICE_WRITE, 0, head + data) == Reply::body);
+}
+
+TEST_CASE("fuse_reply_data splices nothing that a copy of the request may want too", "[reply][buffer]") {
+  const std::string content(16u << 10, 'c');
+  const TempFile file(content);
+  FakeSession session(all_ops());
+  session.conn.want |= FUSE_CAP_SPLICE_WRITE;
+  Taken other(session, 0, FUSE_READ);
+  REQUIRE(session.resends.keep(other.req, 0, {}) == 0);
+  REQUIRE(session.resends.active());
+  Buffers buffers({fd_buf(file.fd, content.size(), 0)});
+  Taken request(session, 0, FUSE_READ);
+  request.channel.holds = true;
+  CHECK(fuse_reply_data(&request.req, buffers.get(), fuse_buf_copy_flags{}) == 0);
+  CHECK(request.only_reply().kind == Reply::body);
+  CHECK((request.only_reply().bytes == text(content, false)));
+}
+
 TEST_CASE("fuse_reply_data on a bad descriptor is an error reply", "[reply][buffer]") {
   FakeSession session(all_ops());
   for (std::size_t cap : {0, 4096}) {
@@ -1745,7 +1810,9 @@ TEST_CASE("INIT with Linux 6.12", "[init]") {
     CHECK(conn->max_readahead == 131072);
     CHECK((conn->capable & FUSE_CAP_WRITEBACK_CACHE));
     CHECK((conn->capable & FUSE_CAP_EXPIRE_ONLY));
-    CHECK((conn->capable & (FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE)) == 0);
+    CHECK((conn->capable & (FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE)) ==
+          (FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE));
+    CHECK((conn->want & (FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE)) == 0);
     CHECK(conn->time_gran == 1);
     CHECK_FALSE(s.got_init);
   }));

@@ -173,10 +173,13 @@ TEST_CASE("JSON of a snapshot", "[stats]") {
   stats.completed(FUSE_GETATTR, Way::ring, 1000, 2500);
   stats.completed(FUSE_OPEN, Way::stock, 0, 4000);
   stats.completed(61, Way::stock, 0, 4000);
-  StatsSnapshot snapshot;
-  snapshot.add(stats);
+  stats.spliced();
+  StatsSnapshot one, snapshot;
+  one.add(stats);
+  snapshot.add(one);
   const auto json = nlohmann::json::parse(snapshot.json());
   CHECK(json["requests"] == nlohmann::json{{"ring", 1}, {"uring", 0}, {"stock", 2}, {"fastpath", 0}});
+  CHECK(json["spliced"] == 1);
   CHECK(json["by_op"].size() == 3);
   CHECK(json["by_op"]["GETATTR"] == nlohmann::json{{"ring", 1}, {"uring", 0}, {"stock", 0}, {"fastpath", 0}});
   CHECK(json["by_op"]["OPCODE_61"]["stock"] == 1);
