@@ -4,22 +4,28 @@
 // One process writes into the programs' maps, as their owner may at any time: flipped bits, parts of other elements,
 // whole random elements. Others use the mount meanwhile and do not mind errors. The kernel must stay as it is:
 // no message, and the mount works again once the maps are left alone and what they hold has been replaced.
+//
+// Ends before its time where the kernel refuses the root for good, as it does with an inode whose attributes are suddenly
+// those of another type (fuse_make_bad()): from then on no program is asked.
 #include <bpf/bpf.h>
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -28,6 +34,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using Rng = std::mt19937_64;
+
+/// Of all processes.
+struct Shared {
+  std::atomic<bool> over{false};
+};
 
 struct Map {
   int fd;
@@ -73,9 +84,9 @@ void spoil(std::vector<char> &value, const std::vector<char> &other, Rng &rng) {
   }
 }
 
-[[noreturn]] void scribble(const std::vector<Map> &maps, Clock::time_point end, Rng rng) {
+[[noreturn]] void scribble(const std::vector<Map> &maps, const Shared &shared, Rng rng) {
   std::uint64_t written = 0;
-  while (Clock::now() < end) {
+  while (!shared.over) {
     const Map &map = maps[rng() % maps.size()];
     std::vector<char> value(map.value_size), other(map.value_size);
     // Elements in use are few where the tree is small.
@@ -124,9 +135,9 @@ void use(const std::string &path, Rng &rng, std::vector<char> &buffer) {
   }
 }
 
-[[noreturn]] void client(const std::vector<std::string> &paths, const std::string &mount, Clock::time_point end, Rng rng) {
+[[noreturn]] void client(const std::vector<std::string> &paths, const std::string &mount, const Shared &shared, Rng rng) {
   std::vector<char> buffer((2u << 20) + 8192);
-  while (Clock::now() < end) {
+  while (!shared.over) {
     use(paths[rng() % paths.size()], rng, buffer);
     if (rng() % 64 == 0)
       if (DIR *dir = opendir(mount.c_str())) {
@@ -141,6 +152,14 @@ void use(const std::string &path, Rng &rng, std::vector<char> &buffer) {
       }
   }
   _exit(0);
+}
+
+/// Not only for once: a program may have said EIO.
+bool is_bad(const std::string &mount) {
+  struct stat st;
+  for (int i = 0; i < 20; ++i, usleep(10'000))
+    if (stat(mount.c_str(), &st) == 0 || errno != EIO) return false;
+  return true;
 }
 
 std::vector<std::string> make_tree(const std::string &mount) {
@@ -161,7 +180,7 @@ std::vector<std::string> make_tree(const std::string &mount) {
       setxattr(path.c_str(), "user.a", "value", 5, 0);
       paths.push_back(path);
       const std::string link = path + "-link";
-      if (symlink("elsewhere", link.c_str()) == 0) paths.push_back(link);
+      if (symlink("elsewhere", link.c_str()) == 0 || errno == EEXIST) paths.push_back(link);
     }
   }
   return paths;
@@ -187,14 +206,24 @@ int main(int argc, char **argv) {
   std::fflush(stdout);
   const std::vector<std::string> paths = make_tree(mount);
 
+  void *memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return std::perror("mmap"), 1;
+  Shared &shared = *new (memory) Shared;
   std::vector<pid_t> clients;
   for (unsigned i = 0; i < 4; ++i) {
     const pid_t pid = fork();
-    if (pid == 0) client(paths, mount, end, Rng(seed + 1 + i));
+    if (pid == 0) client(paths, mount, shared, Rng(seed + 1 + i));
     clients.push_back(pid);
   }
   const pid_t scribbler = fork();
-  if (scribbler == 0) scribble(maps, end, Rng(seed));
+  if (scribbler == 0) scribble(maps, shared, Rng(seed));
+  bool bad = false;
+  while (!bad && Clock::now() < end) {
+    usleep(100'000);
+    bad = is_bad(mount);
+  }
+  shared.over = true;
+  if (bad) std::printf("the kernel refuses the root now\n");
   int status = 0, failed = 0;
   for (const pid_t pid : clients) {
     waitpid(pid, &status, 0);
