@@ -2,6 +2,7 @@
 #include "attack.hh"
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstring>
 
 namespace hostile {
@@ -189,13 +191,17 @@ bool is_kernel_pointer(std::uint64_t v) noexcept {
 }
 
 /// Where in the kernel's region a number may look like an address by chance: the lock owner is a scrambled pointer, and
-/// arguments carry data that came out of our own noise before.
+/// node numbers and arguments carry data that came out of our own noise before.
 bool may_be_chance(const RingView &ring, std::size_t at, bool calm) noexcept {
-  if (at < ring.info.slot_in_off)
-    return false;
-  const std::size_t in_slot = (at - ring.info.slot_in_off) % ring.info.slot_in_size;
-  constexpr std::size_t kArguments = sizeof(efuse_slot_in) + 40;
-  return in_slot >= kArguments && (!calm || in_slot < kArguments + 32);
+  constexpr std::size_t kArguments = sizeof(efuse_slot_in) + sizeof(fuse_in_header);
+  if (at >= ring.info.slot_in_off) {
+    const std::size_t in_slot = (at - ring.info.slot_in_off) % ring.info.slot_in_size;
+    if (in_slot >= kArguments)
+      return !calm || in_slot < kArguments + 32;
+    return !calm && in_slot == sizeof(efuse_slot_in) + offsetof(fuse_in_header, nodeid);
+  }
+  return !calm && at >= ring.info.forget_off &&
+         (at - ring.info.forget_off) % sizeof(efuse_forget_entry) == offsetof(efuse_forget_entry, nodeid);
 }
 
 void scan_pointers(const Target &t, const RingView &ring, const char *base, std::size_t size, bool kern) {
