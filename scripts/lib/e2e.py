@@ -5,8 +5,8 @@ A test is an executable file NAME.sh or NAME.py whose first comment lines may sa
   # where: host|vm     vm: on a test kernel, as root, with the module (default)
   # timeout: SECONDS   (default 300)
   # quick: yes|no      no: left out by scripts/test --quick (default yes)
-  # kernel: NAME       of scripts/vm --kernel
-  # also: NAME         another kernel to run it on as well, as NAME-OF-TEST@NAME; skipped where that cannot be had
+  # kernel: NAME       of scripts/vm --kernel; skipped where another than the default one cannot be had
+  # also: NAME         another kernel to run it on as well, as NAME-OF-TEST@NAME
   # cpus: N            of scripts/vm --cpus
 It passes with exit status 0, is skipped with 77 (its last line says why), and fails with any other.
 Tests that want the same machine share one.

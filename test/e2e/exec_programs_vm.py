@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
-# also: 7.2
+# kernel: 7.2
 # timeout: 400
 # quick: yes
 """`efuse exec`: Debian's sshfs, fuse-overlayfs, squashfuse_ll and mfsmount, unmodified, over each transport that the

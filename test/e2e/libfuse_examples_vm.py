@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # where: vm
-# also: 7.2
+# kernel: 7.2
 # timeout: 300
 # quick: yes
 """libfuse's examples over each transport that the test kernel offers, the rings of the module first."""

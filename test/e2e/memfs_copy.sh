@@ -3,7 +3,8 @@
 # where: vm
 # timeout: 1500
 # quick: no
-# /usr/include and Python's library, copied into memfs and compared, by content and by metadata.
+# Python's library and the time zones, copied into memfs and compared, by content and by metadata.
+# COPY_TREES: what else there is, for instance /usr/include.
 . "$(dirname "$0")/lib.sh"
 
 mount_fs memfs "$WORK/m"
@@ -11,7 +12,7 @@ mount_fs memfs "$WORK/m"
 # we walk. memfs is looked up anew and gets FORGETs all along, too.
 (while sleep 1; do echo 2 >/proc/sys/vm/drop_caches; done) &
 dropper=$!
-for tree in /usr/include /usr/lib/python3*; do
+for tree in ${COPY_TREES:-/usr/lib/python3* /usr/share/zoneinfo}; do
   [ -d "$tree" ] || continue
   to=$WORK/m$(dirname "$tree")
   mkdir -p "$to"
