@@ -61,7 +61,7 @@
 #define EFUSE_MAX_RING_BYTES	(512u << 10)	/* kern + user region of one ring */
 #define EFUSE_MIN_PAYLOAD	(64u << 10)
 #define EFUSE_MAX_PAYLOAD	(256u << 20)	/* of one ring */
-#define EFUSE_MAX_SPIN_NS	1000000u	/* requester; larger values are clamped */
+#define EFUSE_MAX_SPIN_NS	1000000u	/* requester; larger values are clamped. Trials after failures go up to it. */
 #define EFUSE_MAX_POLL_NS	10000000u	/* worker in ENTER; larger values are clamped */
 
 /* Features, negotiated at attach: the kernel echoes what it accepted. None yet. */
@@ -108,7 +108,7 @@ struct efuse_attach {
 	__u32 slot_in_size;	/* in: bytes of a slot's request part, power of two */
 	__u32 slot_out_size;	/* in: bytes of a slot's reply part, power of two */
 	__u32 payload_size;	/* in: bytes of a ring's payload pool, multiple of the page size */
-	__u32 spin_ns;		/* in: requester's largest spin, out: as clamped */
+	__u32 spin_ns;		/* in: requester's largest spin but for trials, out: as clamped */
 	__u32 nr_cpus;		/* in: entries in cpu_rings; CPUs beyond use cpu % nr_rings */
 	__u64 cpu_rings;	/* in: address of struct efuse_cpu_rings[nr_cpus] */
 	__u64 features;		/* in: wanted, out: accepted */
@@ -145,7 +145,7 @@ struct efuse_enter {
 struct efuse_tune {
 	__u32 size;		/* sizeof(struct efuse_tune) */
 	__u32 flags;		/* must be 0 */
-	__u32 spin_ns;		/* requester's largest spin */
+	__u32 spin_ns;		/* requester's largest spin but for trials */
 	__u32 balance;		/* EFUSE_BALANCE_* */
 	__u32 congestion;	/* as in struct efuse_attach */
 	__u32 reserved[3];	/* must be 0 */

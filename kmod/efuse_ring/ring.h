@@ -131,6 +131,7 @@ struct efuse_ring {
 /* How spinning has gone on one CPU, and whose turn it is there. Racy by design: a lost update costs a spin. */
 struct efuse_cpu {
 	u32 ewma_ns;		/* of spins that paid */
+	bool after_trial;	/* the last one took longer than a spin may */
 	struct efuse_backoff spin;
 	u32 next_ring;		/* balancing goes round from here */
 	u64 sent_ns;		/* when an application on this CPU sent its last request */

@@ -51,28 +51,41 @@ bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse
 	return efuse_worth_trying(&per_cpu_ptr(ec->cpu, cpu)->spin);
 }
 
+/*
+ * What a first spin has to outlast is not the filesystem but the wake-up of its worker; once awake, that one looks for
+ * the next request by itself. Where the wake-up takes longer than a spin may, no spin would ever pay. So a try after
+ * failures is a trial, which may take longer each time. One that has paid like that proves nothing yet: the spin after
+ * it, which has the usual budget, decides.
+ */
 static u32 efuse_spin_budget(struct efuse_conn *ec, struct efuse_cpu *spin)
 {
 	u32 most = READ_ONCE(ec->spin_ns);
 	u32 ewma = READ_ONCE(spin->ewma_ns);
 
-	if (!ewma)
+	if (ewma)
+		return min(most, max(EFUSE_SPIN_MIN_NS, EFUSE_SPIN_FACTOR * ewma));
+	if (READ_ONCE(spin->after_trial))
 		return most;
-	return min(most, max(EFUSE_SPIN_MIN_NS, EFUSE_SPIN_FACTOR * ewma));
+	return min_t(u64, (u64)most << READ_ONCE(spin->spin.fails), EFUSE_MAX_SPIN_NS);
 }
 
 static void efuse_spin_result(struct efuse_conn *ec, struct efuse_cpu *spin, bool paid, u64 took)
 {
+	bool trial = paid && took > READ_ONCE(ec->spin_ns);
 	u32 ns = min_t(u64, took, EFUSE_MAX_SPIN_NS);
 	u32 ewma = READ_ONCE(spin->ewma_ns);
 
 	/* After a failure the next try has the whole budget: what made this one fail is over by then, or counts again. */
-	if (paid)
+	if (paid && !trial)
 		ewma = ewma ? ewma - ewma / 8 + ns / 8 : ns;
 	else
 		ewma = 0;
 	WRITE_ONCE(spin->ewma_ns, ewma);
-	efuse_tried(&spin->spin, paid);
+	WRITE_ONCE(spin->after_trial, trial);
+	if (trial)
+		WRITE_ONCE(spin->spin.skip, 0);	/* and the failures before it still count */
+	else
+		efuse_tried(&spin->spin, paid);
 }
 
 /* C1 */
