@@ -128,10 +128,14 @@ struct efuse_ring {
 	u64 submitted, done_spin, done_enter, nr_forgets, nr_interrupts;	/* protected by fpq->lock */
 };
 
+/* How a foreground request is waited for, and so which ring it takes: home, or the other one. */
+enum efuse_wait { EFUSE_SLEEP, EFUSE_SLEEP_AWAY, EFUSE_SPIN };
+
 /* How spinning has gone on one CPU, and whose turn it is there. Racy by design: a lost update costs a spin. */
 struct efuse_cpu {
 	u32 ewma_ns;		/* of spins that paid */
 	bool after_trial;	/* the last one took longer than a spin may */
+	bool away;		/* the last request was EFUSE_SLEEP_AWAY */
 	struct efuse_backoff spin;
 	u32 next_ring;		/* balancing goes round from here */
 	u64 sent_ns;		/* when an application on this CPU sent its last request */
@@ -256,7 +260,7 @@ struct efuse_ring *efuse_balance(struct efuse_conn *ec);
 /* wait.c */
 bool efuse_worth_trying(struct efuse_backoff *b);
 void efuse_tried(struct efuse_backoff *b, bool paid);
-bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
+enum efuse_wait efuse_choose_wait(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu);
 void efuse_requester_wait(struct efuse_ring *ring, u32 slot, u32 gen, struct fuse_req *req);
 int efuse_worker_wait(struct efuse_ring *ring, const struct efuse_enter *e);
 void efuse_wake_worker(struct efuse_ring *ring);

@@ -57,11 +57,14 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 	struct efuse_ring *home = &ec->rings[map->home];
 	struct efuse_ring *other = &ec->rings[map->spin];
 
+	enum efuse_wait wait;
+
 	*spin = false;
 	if (test_bit(FR_BACKGROUND, &req->flags))
 		return efuse_balance(ec);
-	*spin = efuse_may_spin(ec, home, other, cpu);
-	return *spin ? other : home;
+	wait = efuse_choose_wait(ec, home, other, cpu);
+	*spin = wait == EFUSE_SPIN;
+	return wait == EFUSE_SLEEP ? home : other;
 }
 
 /* The slot is ours alone until it is published. */

@@ -37,18 +37,38 @@ void efuse_tried(struct efuse_backoff *b, bool paid)
  * would queue behind several is not answered at once, and others that wait on the
  * home ring mean that its worker is about to want this CPU: then requests are
  * better served in batches, by sleeping.
+ *
+ * Nor does a requester spin while its CPU has other tasks. But the home ring's
+ * worker, asleep, may be one of them: the scheduler takes a task off its queue late
+ * (DELAY_DEQUEUE), and requests that wake that worker time and again keep it there.
+ * So one request goes to the other ring, without spinning. While its requester
+ * sleeps, who only seems to run leaves the queue, and the next request shows
+ * whether anybody else is there.
  */
-bool efuse_may_spin(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu)
+enum efuse_wait efuse_choose_wait(struct efuse_conn *ec, struct efuse_ring *home, struct efuse_ring *other, int cpu)
 {
+	struct efuse_cpu *c = per_cpu_ptr(ec->cpu, cpu);
 	int worker_cpu = READ_ONCE(other->worker_cpu);
+	bool was_away, alone;
 
 	if (!READ_ONCE(ec->spin_ns) || worker_cpu < 0 || worker_cpu == cpu)
-		return false;
-	if (READ_ONCE(other->in_flight) > 1 || READ_ONCE(home->in_flight))
-		return false;
-	if (need_resched() || !single_task_running())
-		return false;
-	return efuse_worth_trying(&per_cpu_ptr(ec->cpu, cpu)->spin);
+		return EFUSE_SLEEP;
+	if (READ_ONCE(other->in_flight) > 1 || READ_ONCE(home->in_flight) || need_resched())
+		return EFUSE_SLEEP;
+	alone = single_task_running();
+	was_away = READ_ONCE(c->away);
+	if (was_away)
+		WRITE_ONCE(c->away, false);
+	else if (!efuse_worth_trying(&c->spin))
+		return EFUSE_SLEEP;
+	if (alone)
+		return EFUSE_SPIN;
+	if (was_away) {
+		efuse_tried(&c->spin, false);
+		return EFUSE_SLEEP;
+	}
+	WRITE_ONCE(c->away, true);
+	return EFUSE_SLEEP_AWAY;
 }
 
 /*
