@@ -91,6 +91,9 @@ class Poller {
     return found;
   }
 
+  /// What did not pay before does not count: the worker has gone to where it may.
+  void start_anew() noexcept { backoff_ = {}; }
+
   /// `background`: the last requests were, so that no requester spins for the next ones; they
   /// come from a sender that goes on, or that the replies now wake.
   [[nodiscard]] KernelPoll kernel_poll(bool background) const noexcept {

@@ -19,6 +19,7 @@ void ReaderCrew::begin(unsigned index) noexcept {
 
 bool ReaderCrew::wait(unsigned index) noexcept {
   std::unique_lock lock(mutex_);
+  waiting_++;
   while (!stop_ && index >= active_) {
     // The first of those that wait has the clock; the others wait for their turn.
     if (index == active_)
@@ -26,6 +27,7 @@ bool ReaderCrew::wait(unsigned index) noexcept {
     else
       changed_.wait(lock);
   }
+  waiting_--;
   return !stop_;
 }
 
@@ -63,8 +65,22 @@ bool ReaderCrew::look_after() noexcept {
 }
 
 void ReaderCrew::take_in() noexcept {
-  if (active_ < readers_.size())
+  if (alone_) {
+    alone_ = false;
+    active_ = base_;
+  } else if (active_ < readers_.size()) {
     active_.fetch_add(1);
+  }
+  changed_.notify_all();
+}
+
+void ReaderCrew::be_alone(bool alone) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (alone == alone_)
+    return;
+  alone_ = alone;
+  active_ = alone ? 1 : base_;
+  busy_ = 0;
   changed_.notify_all();
 }
 
@@ -75,7 +91,7 @@ void ReaderCrew::slept(unsigned index, unsigned times) noexcept {
   } else if (const unsigned busy = busy_.fetch_add(1) + 1; busy >= std::max(4u, active) && active < readers_.size()) {
     const std::lock_guard lock(mutex_);
     busy_ = 0;
-    if (active_ == active)  // one at a time
+    if (active_ == active && !alone_)  // one at a time
       take_in();
   }
   if (times > kIdle && index >= base_ && index + 1 == active)

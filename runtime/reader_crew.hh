@@ -5,12 +5,14 @@
 //   - when the readers hardly ever sleep: requests are there before somebody is free;
 //   - when all readers have been in callbacks for a while: one of those that wait looks after that, by a clock
 //     that stands still while there are no requests;
-// and leave, the last one first, when they mostly sleep.
+// and leave, the last one first, when they mostly sleep. Or one of them reads alone, so that it may look for requests
+// without waking any other that waits; should its callback block, the others are back after a tick.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <vector>
@@ -40,6 +42,21 @@ class ReaderCrew {
   }
   /// The last kWindow reads of reader `index` have slept so many times. May take the reader, or another, in or out.
   void slept(unsigned index, unsigned times) noexcept;
+  /// Reader 0 is to read alone, or not. The others stop as they come out of read(2), with a request each at most.
+  /// By reader 0.
+  void be_alone(bool alone) noexcept;
+  /// By reader 0: it is to read alone, still; and the others have stopped.
+  [[nodiscard]] bool is_to_be_alone() const noexcept { return alone_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool is_alone() const noexcept {
+    return is_to_be_alone() && waiting_.load(std::memory_order_relaxed) + 1 == readers_.size();
+  }
+  /// Requests that were served since ever, about. Any thread.
+  [[nodiscard]] std::uint64_t served() const noexcept {
+    std::uint64_t sum = 0;
+    for (const Reader &reader : readers_)
+      sum += reader.calls.load(std::memory_order_relaxed) / 2;
+    return sum;
+  }
   /// All are to end; those that wait do so at once. Any thread.
   void stop() noexcept;
 
@@ -68,6 +85,8 @@ class ReaderCrew {
   std::atomic<unsigned> active_;            // reader i reads if i < active_; changes under mutex_
   std::atomic<bool> clock_stopped_{false};
   std::atomic<bool> stop_{false};
+  std::atomic<bool> alone_{false};          // changes under mutex_
+  std::atomic<std::size_t> waiting_{0};     // readers in wait(); likewise
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::uint64_t> seen_;         // calls at the last tick; guarded by mutex_

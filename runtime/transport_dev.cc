@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The stock path: threads that read /dev/fuse. One read(2) and one writev(2) per
 // request and nothing else that enters the kernel; a reply with much of a file in it
-// may go through a pipe instead (reply_pipe.hh).
+// may go through a pipe instead (reply_pipe.hh). Where it pays (wait_choice.hh) one
+// reader alone looks for requests, by reads that do not block.
 //
 // Stopping a thread that sits in a blocking read, without a wake-up descriptor
 // to poll and without a lost wake-up: each channel reads from `read_fd_`, a
@@ -19,10 +20,12 @@
 #include "dispatch.hh"
 #include "fd.hh"
 #include "placement.hh"
+#include "poller.hh"
 #include "reader_crew.hh"
 #include "reply_pipe.hh"
 #include "request.hh"
 #include "stats.hh"
+#include "wait_choice.hh"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -173,9 +176,11 @@ class Naps {
 
 class DevChannel final : public Channel {
  public:
-  /// `device` becomes this channel's; `stats` false: no clock is read.
-  DevChannel(SessionCore &session, Fd device, bool stats)
+  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `stats` false: no clock is read.
+  DevChannel(SessionCore &session, Fd device, bool cloned, const PollSettings &settings, bool stats)
       : session_(session),
+        cloned_(cloned),
+        poller_(settings),
         write_fd_(std::move(device)),
         read_fd_(checked_fd(::fcntl(write_fd_.get(), F_DUPFD_CLOEXEC, 0), "dup /dev/fuse")),
         timed_(stats),
@@ -236,14 +241,17 @@ class DevChannel final : public Channel {
         naps.restart();
       }
       PooledRequest *request = take_request();
-      ssize_t n = ::read(read_fd_.get(), message_, message_size_);
-      int error = n < 0 ? errno : 0;
+      const ssize_t n = crew.is_alone() ? look_and_read() : read_message();
+      const int error = n < 0 ? errno : 0;
       if (n >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
         crew.begin(index);
         handle(*request, static_cast<std::size_t>(n));
         crew.end(index);
         if (naps.window_full()) {
-          crew.slept(index, naps.count());
+          if (!crew.is_to_be_alone())
+            crew.slept(index, naps.count());
+          if (index == 0 && cloned_)
+            choose(crew);
           pin.check();
         }
         continue;
@@ -283,6 +291,46 @@ class DevChannel final : public Channel {
   }
 
  private:
+  /// Once a window of reader 0: whether it reads alone in the next one.
+  void choose(ReaderCrew &crew) noexcept {
+    if (choice_.way() == WaitChoice::Way::apart && !crew.is_to_be_alone())
+      choice_.reject();  // a callback has blocked
+    const bool alone = choice_.look(now_ns(), crew.served()) == WaitChoice::Way::apart;
+    if (alone != crew.is_to_be_alone())
+      poller_.start_anew();
+    crew.be_alone(alone);
+  }
+
+  ssize_t read_message() noexcept {
+    set_blocking(true);
+    return ::read(read_fd_.get(), message_, message_size_);
+  }
+
+  ssize_t look_and_read() noexcept {
+    const std::uint32_t budget = poller_.spin_budget(true);
+    if (budget == 0 || !set_blocking(false))
+      return read_message();
+    ssize_t n = -1;
+    const auto ready = [&] {
+      for (int i = 0; i < kPauses; i++)  // each read takes the lock that senders want
+        cpu_relax();
+      n = ::read(read_fd_.get(), message_, message_size_);
+      return n >= 0 || errno != EAGAIN;
+    };
+    return poller_.spin(budget, ready) ? n : read_message();
+  }
+
+  /// Of the open file, which the writes share: they never block. Cheap where it is so already.
+  bool set_blocking(bool blocking) noexcept {
+    if (blocking_ == blocking)
+      return true;
+    const int flags = ::fcntl(read_fd_.get(), F_GETFL);
+    if (flags < 0 || ::fcntl(read_fd_.get(), F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK) != 0)
+      return false;
+    blocking_ = blocking;
+    return true;
+  }
+
   PooledRequest *take_request() noexcept {
     for (;;) {
       try {
@@ -362,9 +410,15 @@ class DevChannel final : public Channel {
       pool_.give_back(request);
   }
 
+  static constexpr int kPauses = 8;
+
   static thread_local DevChannel *current_;  // whose serve() this thread is in
 
   SessionCore &session_;
+  const bool cloned_;
+  Poller poller_;       // these three are the serving thread's
+  WaitChoice choice_;   // of reader 0
+  bool blocking_ = true;
   Fd write_fd_;
   Fd read_fd_;
   bool timed_;
@@ -402,13 +456,17 @@ class DevTransport final : public Transport {
  public:
   /// Without `staff.cpus` all readers read, anywhere.
   DevTransport(SessionCore &session, const Config &config, int fuse_fd, const Staff &staff)
-      : cpus_(staff.cpus),
+      : looks_(!staff.cpus.empty()),
+        cpus_(staff.cpus),
         crew_(staff.readers, staff.cpus.empty() ? staff.readers : static_cast<unsigned>(staff.cpus.size())) {
+    DevTransport::tune(config);
     for (unsigned i = 0; i < staff.readers; ++i) {
       Fd device = config.clone_fd ? clone_device(fuse_fd) : Fd();
+      const bool cloned = static_cast<bool>(device);
       if (!device)  // an old or strict kernel: share one queue of replies
         device = checked_fd(::fcntl(fuse_fd, F_DUPFD_CLOEXEC, 0), "dup /dev/fuse");
-      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), config.stats));
+      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), cloned && looks_, settings_,
+                                                       config.stats));
     }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
@@ -445,6 +503,11 @@ class DevTransport final : public Transport {
     threads_.clear();
     for (auto &channel : channels_)
       channel->disconnect(eof_.get());
+  }
+
+  void tune(const Config &config) noexcept override {
+    settings_.spin_ns = config.worker_spin_ns + config.worker_poll_ns;
+    settings_.adaptive = config.adaptive;
   }
 
   bool interrupt(std::uint64_t unique) noexcept override {
@@ -499,6 +562,8 @@ class DevTransport final : public Transport {
 
   Fd eof_;
   int wake_ = 0;
+  const bool looks_;       // not those beside another transport, which get little to read
+  PollSettings settings_;
   std::vector<int> cpus_;  // of the first readers; -1: not pinned
   ReaderCrew crew_;
   std::vector<std::unique_ptr<DevChannel>> channels_;

@@ -41,10 +41,22 @@ unsigned entries_per_worker(const Config &config, std::size_t payload_bytes) noe
   return config.uring_workers > 1 ? 1 : entries_per_queue(config, payload_bytes);
 }
 
+/// Both looks of a ring's worker in one: there is no look in the kernel here.
+std::uint32_t look_ns(const Config &config) noexcept { return config.worker_spin_ns + config.worker_poll_ns; }
+
+/// The CPU whose worker is the one to look for requests from `cpu`, as placed for rings; -1: none.
+int apart_from(int cpu, const RingPlacement &placement) noexcept {
+  if (cpu < 0 || static_cast<std::size_t>(cpu) >= placement.cpu_rings.size())
+    return -1;
+  const efuse_cpu_rings &rings = placement.cpu_rings[static_cast<std::size_t>(cpu)];
+  const int apart = placement.worker_cpu[rings.spin];
+  return apart == cpu ? -1 : apart;
+}
+
 class UringTransport final : public Transport {
  public:
   UringTransport(SessionCore &session, const Config &config, int fuse_fd) : fuse_fd_(fuse_fd) {
-    settings_.spin_ns = config.worker_spin_ns;
+    settings_.spin_ns = look_ns(config);
     settings_.adaptive = config.adaptive;
     const std::size_t queues = possible_cpus();
     if (queues == 0)
@@ -87,7 +99,7 @@ class UringTransport final : public Transport {
   }
 
   void tune(const Config &config) noexcept override {
-    settings_.spin_ns = config.worker_spin_ns;
+    settings_.spin_ns = look_ns(config);
     settings_.adaptive = config.adaptive;
   }
 
@@ -135,7 +147,8 @@ class UringTransport final : public Transport {
       for (std::size_t qid = 0; qid < queues; qid++)
         if (placement.cpu_rings[qid].home == home)
           shares.push_back({static_cast<std::uint16_t>(qid), online[qid] ? step : 1, step});
-      const UringWorker::Setup setup{fuse_fd_, placement.worker_cpu[home], payload, config.stats};
+      const int cpu = placement.worker_cpu[home];
+      const UringWorker::Setup setup{fuse_fd_, cpu, apart_from(cpu, placement), payload, config.stats, &done_};
       for (unsigned i = 0; i < config.uring_workers && !shares.empty(); i++)
         workers_.push_back(std::make_unique<UringWorker>(session, setup, shares, settings_));
       cpus_.resize(workers_.size(), placement.worker_cpu[home]);
@@ -174,6 +187,7 @@ class UringTransport final : public Transport {
 
   int fuse_fd_;
   PollSettings settings_;
+  std::atomic<std::uint64_t> done_{0};  // requests of all workers
   std::vector<std::unique_ptr<UringWorker>> workers_;
   std::vector<int> cpus_;  // by worker
   std::vector<std::thread> threads_;

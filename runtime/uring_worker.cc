@@ -104,6 +104,7 @@ void UringWorker::run() noexcept {
     collect();
     prepare_answers();
     grow();
+    choose();
     wait();
   }
   // What was answered before the end still goes out.
@@ -130,6 +131,7 @@ void UringWorker::serve() noexcept {
       oldest = 0;
     }
     completed(*static_cast<UringSlot *>(batch[i].data), batch[i].result, now);
+    served_++;
     if (oldest == 0 && answered_ != nullptr)
       oldest = now;
   }
@@ -225,6 +227,24 @@ void UringWorker::stir(UringQueue &queue) noexcept {
   });
 }
 
+/// Once a window: on which CPU to wait for the next one.
+void UringWorker::choose() noexcept {
+  if (setup_.apart_cpu < 0 || served_ < WaitChoice::kWindow)
+    return;
+  const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
+  served_ = 0;
+  const WaitChoice::Way before = choice_.way();
+  const WaitChoice::Way way = choice_.look(now_ns(), done);
+  if (way == before)
+    return;
+  const int cpu = way == WaitChoice::Way::apart ? setup_.apart_cpu : setup_.cpu;
+  poller_.start_anew();
+  if (pin_this_thread(cpu) == 0)
+    pin_ = WorkerPin(cpu);
+  else
+    choice_.reject();
+}
+
 /// Submit, and wait for requests, answers of other threads, or stop().
 void UringWorker::wait() noexcept {
   if (ring_->has_completions()) {
@@ -232,7 +252,7 @@ void UringWorker::wait() noexcept {
       enter(false);
     return;
   }
-  if (const std::uint32_t budget = poller_.spin_budget(elsewhere_); budget != 0) {
+  if (const std::uint32_t budget = poller_.spin_budget(elsewhere_ || choice_.way() == WaitChoice::Way::apart); budget != 0) {
     if (ring_->prepared())
       enter(false);
     const auto ready = [this] {

@@ -9,6 +9,7 @@
 #include "poller.hh"
 #include "uring_queue.hh"
 #include "uring_ring.hh"
+#include "wait_choice.hh"
 
 #include <atomic>
 #include <memory>
@@ -30,8 +31,10 @@ class UringWorker final : public UringOwner {
   struct Setup {
     int fuse_fd;                // of the connection; open until run() has returned
     int cpu;                    // -1: not pinned
+    int apart_cpu;              // where to look for what senders on `cpu` send, if that pays; -1: nowhere
     std::size_t payload_bytes;  // of each entry
     bool stats;
+    std::atomic<std::uint64_t> *done;  // requests of all workers, added to once per window
   };
 
   /// Throws std::system_error.
@@ -62,6 +65,7 @@ class UringWorker final : public UringOwner {
   void grow() noexcept;
   void stir(UringQueue &queue) noexcept;
   void prepare_answers() noexcept;
+  void choose() noexcept;
   void wait() noexcept;
   void enter(bool wait) noexcept;
   void serve() noexcept;
@@ -73,7 +77,9 @@ class UringWorker final : public UringOwner {
   SessionCore &session_;
   const Setup setup_;
   std::vector<std::unique_ptr<UringQueue>> queues_;
-  bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker
+  bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker is placed on
+  WaitChoice choice_;
+  std::uint64_t served_ = 0;  // requests since choice_ was asked last
   Poller poller_;
   WorkerPin pin_;
   Fd wake_;                          // eventfd

@@ -115,3 +115,37 @@ TEST_CASE("the clock that has stopped goes on with the next request") {
     std::this_thread::sleep_for(round * 40 * ReaderCrew::kTick);
   }
 }
+
+TEST_CASE("reader 0 reads alone once the others have stopped, and the others come back") {
+  ReaderCrew crew(4, 2);
+  CHECK_FALSE(crew.is_alone());
+  Readers readers(crew, 1, 4);
+  REQUIRE(eventually([&] { return readers.reading == 1; }));
+  crew.be_alone(true);
+  CHECK(crew.is_to_be_alone());
+  CHECK(eventually([&] { return crew.is_alone() && readers.reading == 0; }));
+  windows(crew, 0, 0, 100);  // of a reader that looks and so never sleeps
+  CHECK(crew.is_alone());
+  crew.be_alone(false);
+  CHECK_FALSE(crew.is_alone());
+  CHECK(eventually([&] { return readers.reading == 1; }));
+}
+
+TEST_CASE("a callback that blocks brings the others back") {
+  ReaderCrew crew(4, 2);
+  Readers readers(crew, 1, 4);
+  crew.be_alone(true);
+  REQUIRE(eventually([&] { return crew.is_alone(); }));
+  crew.begin(0);
+  CHECK(eventually([&] { return !crew.is_to_be_alone() && readers.reading >= 1; }));
+  crew.end(0);
+}
+
+TEST_CASE("requests are counted") {
+  ReaderCrew crew(2, 2);
+  for (unsigned i = 0; i < 5; i++) {
+    crew.begin(i % 2);
+    crew.end(i % 2);
+  }
+  CHECK(crew.served() == 5);
+}

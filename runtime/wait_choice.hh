@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Where a request is woken for: beside its sender, or on another CPU that looks for it and does not sleep.
+//
+// A worker on the sender's own CPU costs two context switches and no interrupt; it cannot look for the next request
+// while the sender needs that CPU. One on another CPU takes a request at once while it looks, but the sender's
+// wake-up is an interrupt then, and the CPU it looks on is lost for others. Which of the two gets more done
+// depends on the machine (what interrupts and switches cost, above all in virtual machines), on how many senders
+// there are, and on how soon they come back. So it is tried: now and then a few windows of requests are served in
+// the other way, and the better one goes on.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+
+namespace efuse {
+
+/// Of one worker; not thread-safe.
+class WaitChoice {
+ public:
+  enum class Way : std::uint8_t {
+    beside,  // on the sender's CPU, asleep until a request is there
+    apart,   // on another CPU, looking
+  };
+
+  static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
+  static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
+  static constexpr unsigned kPatience = 16;       // windows until the other way is tried, at first
+  static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here
+
+  [[nodiscard]] Way way() const noexcept { return trying_ ? other(best_) : best_; }
+
+  /// At the end of a window: `now` in ns of a clock that does not jump, `done` requests of all workers
+  /// since ever: a sender that moves to another CPU, and so to another worker, is not to look like one that slows
+  /// down. The way for the next window. Medians, so that a sender that pauses now and then does not count.
+  Way look(std::uint64_t now, std::uint64_t done) noexcept {
+    const std::uint64_t ns = done > done_ ? (now - since_) / (done - done_) : kNever;
+    since_ = now;
+    done_ = done;
+    // The first window after a change has both ways in it.
+    if (windows_++ == 0)
+      return way();
+    took_[windows_ % kLooks] = ns;
+    if (!trying_ && windows_ > patience_)
+      begin_trial();
+    else if (trying_ && (windows_ > kLooks || is_lost(ns)))
+      decide();
+    return way();
+  }
+
+  /// `apart` cannot be had, or has done harm: a trial that is lost.
+  void reject() noexcept { settle(Way::beside, false); }
+
+ private:
+  static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
+  static_assert(kPatience > kLooks);
+
+  static Way other(Way way) noexcept { return way == Way::beside ? Way::apart : Way::beside; }
+
+  [[nodiscard]] std::uint64_t median() const noexcept {
+    std::array<std::uint64_t, kLooks> sorted = took_;
+    std::nth_element(sorted.begin(), sorted.begin() + kLooks / 2, sorted.end());
+    return sorted[kLooks / 2];
+  }
+
+  void begin_trial() noexcept {
+    reference_ = median();
+    trying_ = true;
+    windows_ = lost_ = 0;
+  }
+
+  /// A CPU that looks is not free: `apart` has to be better by a quarter.
+  [[nodiscard]] bool wins(std::uint64_t tried) const noexcept {
+    return best_ == Way::apart ? reference_ >= tried - tried / 4 : tried < reference_ - reference_ / 4;
+  }
+
+  /// The trial need not go on: its median cannot win any more, or it does harm.
+  [[nodiscard]] bool is_lost(std::uint64_t ns) noexcept {
+    lost_ += wins(ns) ? 0 : 1;
+    return lost_ > kLooks / 2 || ns / 4 > reference_;
+  }
+
+  void decide() noexcept {
+    const bool won = windows_ > kLooks && wins(median());
+    settle(won ? other(best_) : best_, won);
+  }
+
+  void settle(Way better, bool changed) noexcept {
+    patience_ = changed ? kPatience : std::min(2 * patience_, kMostPatience);
+    best_ = better;
+    trying_ = false;
+    windows_ = 0;
+  }
+
+  Way best_ = Way::beside;
+  bool trying_ = false;
+  unsigned windows_ = 0;  // since the last change
+  unsigned lost_ = 0;     // of a trial: windows in which it did not win
+  unsigned patience_ = kPatience;
+  std::uint64_t since_ = 0, done_ = 0;
+  std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
+  std::uint64_t reference_ = 0;               // their median when the trial began
+};
+
+}  // namespace efuse

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Which way of waiting wins, against a clock that the tests turn.
+#include "wait_choice.hh"
+
+#include <catch2/catch.hpp>
+
+using namespace efuse;
+using Way = WaitChoice::Way;
+
+namespace {
+
+/// Requests that take so many ns each, by the way they are waited for.
+struct Machine {
+  WaitChoice choice;
+  std::uint64_t now = 1000, done = 0;
+  unsigned windows[2] = {0, 0};  // by way
+
+  void window(std::uint64_t beside, std::uint64_t apart) {
+    const bool is_apart = choice.way() == Way::apart;
+    windows[is_apart]++;
+    done += WaitChoice::kWindow;
+    now += WaitChoice::kWindow * (is_apart ? apart : beside);
+    choice.look(now, done);
+  }
+
+  void run(unsigned count, std::uint64_t beside, std::uint64_t apart) {
+    for (unsigned i = 0; i < count; i++)
+      window(beside, apart);
+  }
+
+  /// Of `count` windows, how many are served apart.
+  unsigned apart_of(unsigned count, std::uint64_t beside, std::uint64_t apart) {
+    const unsigned before = windows[1];
+    run(count, beside, apart);
+    return windows[1] - before;
+  }
+};
+
+constexpr unsigned kTrial = WaitChoice::kLooks + 1;
+
+}  // namespace
+
+TEST_CASE("what is faster by more than a quarter is used, but for trials") {
+  Machine m;
+  CHECK(m.choice.way() == Way::beside);
+  m.run(100, 10'000, 5'000);
+  CHECK(m.apart_of(2000, 10'000, 5'000) >= 2000 - 20 * kTrial);
+
+  Machine slower;
+  slower.run(100, 10'000, 20'000);
+  CHECK(slower.apart_of(2560, 10'000, 20'000) <= 10 * kTrial);
+
+  Machine hardly;
+  hardly.run(100, 10'000, 8'000);
+  CHECK(hardly.apart_of(2560, 10'000, 8'000) <= 10 * kTrial);
+}
+
+TEST_CASE("a trial that cannot win any more ends, one that does harm at once") {
+  Machine slower;
+  slower.run(10'000, 10'000, 10'000);
+  const unsigned trials = 10'000 / WaitChoice::kMostPatience + 6;
+  CHECK(slower.windows[1] <= trials * (WaitChoice::kLooks / 2 + 2));
+
+  Machine harm;
+  harm.run(10'000, 10'000, 100'000);
+  CHECK(harm.windows[1] <= trials * 2);
+  CHECK(harm.windows[1] > 10);  // it is tried again and again
+}
+
+TEST_CASE("it follows what changes, either way") {
+  Machine m;
+  m.run(100, 10'000, 5'000);
+  REQUIRE(m.apart_of(100, 10'000, 5'000) > 50);
+  m.run(2 * WaitChoice::kMostPatience, 10'000, 20'000);
+  CHECK(m.apart_of(1000, 10'000, 20'000) < 100);
+  m.run(2 * WaitChoice::kMostPatience, 10'000, 5'000);
+  CHECK(m.apart_of(1000, 10'000, 5'000) > 900);
+}
+
+TEST_CASE("a sender that pauses now and then changes nothing") {
+  Machine m;
+  for (unsigned i = 0; i < 3000; i++) {
+    m.window(10'000, 5'000);
+    if (i % 7 == 0)
+      m.now += 1'000'000'000;
+  }
+  CHECK(m.windows[1] > 2500);
+}
+
+TEST_CASE("requests that others serve count") {
+  // Half of them go elsewhere, in turn: each window takes twice as long, and nothing is slower for it.
+  Machine m;
+  m.run(17, 10'000, 10'000);
+  REQUIRE(m.choice.way() == Way::apart);  // a trial
+  for (unsigned i = 0; i < kTrial; i++) {
+    m.done += WaitChoice::kWindow;
+    m.now += WaitChoice::kWindow * 10'000;
+    m.window(10'000, 10'000);
+  }
+  CHECK(m.choice.way() == Way::beside);
+}
+
+TEST_CASE("a way that is rejected is a trial lost") {
+  Machine m;
+  m.run(17, 10'000, 5'000);
+  REQUIRE(m.choice.way() == Way::apart);
+  m.choice.reject();
+  CHECK(m.choice.way() == Way::beside);
+  CHECK(m.apart_of(2 * WaitChoice::kPatience, 10'000, 5'000) == 0);
+  CHECK(m.apart_of(WaitChoice::kPatience, 10'000, 5'000) > 0);
+}
