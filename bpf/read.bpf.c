@@ -16,7 +16,7 @@
  *   that they lose makes the next one twice as long, up to MOST_TRIAL, so that a larger
  *   working set gets its chance.
  * - It must not be more than a tenth slower than the better way, at no time: what trials
- *   cost beyond the better way comes out of a budget, one part in 32 of the time that the
+ *   cost beyond the better way comes out of a budget, one part in 64 of the time that the
  *   better way has served. Once that is spent the better way serves again, and the
  *   trial goes on when there is budget for a few requests more.
  * - Where the way in use has become slower than what was last seen of the other one
@@ -35,7 +35,7 @@
 #define PROBE		16
 #define FIRST_TRIAL	64
 #define MOST_TRIAL	4096
-#define BUDGET		32	/* one part in so many */
+#define BUDGET		64	/* one part in so many */
 #define RESUME		16	/* times the better way's mean: budget for a trial to go on */
 
 enum { READ_BLOCKS = 1, READ_BACKING, READ_ADAPTIVE };
@@ -364,22 +364,23 @@ static __always_inline bool read_args(struct efuse_request *req, struct fuse_rea
 SEC("struct_ops/read")
 int BPF_PROG(read_some, struct efuse_request *req)
 {
-	bool backing_first = efuse_read_mode == READ_BACKING;
+	bool backing_first = efuse_read_mode == READ_BACKING, measured = false;
 	struct fuse_read_in in;
 	struct choice *c;
 
 	if (efuse_read_mode == READ_ADAPTIVE) {
 		c = choice_for(req);
 		backing_first = !c || way_now(c) == BACKING;
+		measured = c && sampled(c, req);
 	}
 	if (backing_first && !bpf_efuse_read_backing(req))
-		return EFUSE_FP_ANSWERED;
+		return measured ? EFUSE_FP_ANSWERED : EFUSE_FP_ANSWERED_QUIET;
 	if (efuse_read_mode == READ_BACKING)
 		return EFUSE_FP_MISS;
 	if (!read_args(req, &in))
 		return EFUSE_FP_DECLINE;
 	if (answer_blocks(req, &in) == EFUSE_FP_ANSWERED)
-		return EFUSE_FP_ANSWERED;
+		return measured ? EFUSE_FP_ANSWERED : EFUSE_FP_ANSWERED_QUIET;
 	if (efuse_read_mode == READ_ADAPTIVE && !backing_first && !bpf_efuse_read_backing(req))
 		return EFUSE_FP_ANSWERED;
 	return EFUSE_FP_MISS;

@@ -36,6 +36,7 @@ enum {
 	EFUSE_FP_MISS = 0,	/* ask the daemon: the answer is not here */
 	EFUSE_FP_ANSWERED = 1,	/* a reply was given with bpf_efuse_reply(), _reply_entry(), _error() or _read_backing() */
 	EFUSE_FP_DECLINE = 2,	/* ask the daemon: not for this program to answer */
+	EFUSE_FP_ANSWERED_QUIET = 3,	/* as ANSWERED, and this program's `done` is not called for it */
 };
 
 /* Of efuse_request.flags */

@@ -39,7 +39,7 @@ static efuse_program_fn efuse_function(struct efuse_fastpath *fp, unsigned int i
 	return ops ? *(efuse_program_fn *)((void *)ops + member) : NULL;
 }
 
-/* Each program that has this member sees the request; what it returns does not matter. */
+/* Each program that has this member sees the request, if it is not quiet; what it returns does not matter. */
 void efuse_fastpath_call(struct efuse_fastpath *fp, s16 member, struct efuse_request *r)
 {
 	unsigned int i;
@@ -48,7 +48,7 @@ void efuse_fastpath_call(struct efuse_fastpath *fp, s16 member, struct efuse_req
 		return;
 	rcu_read_lock();
 	for (i = 0; i < EFUSE_MAX_PROGRAMS; i++) {
-		efuse_program_fn fn = efuse_function(fp, i, member);
+		efuse_program_fn fn = r->quiet & BIT(i) ? NULL : efuse_function(fp, i, member);
 
 		if (fn)
 			fn(r);
@@ -89,6 +89,7 @@ static void efuse_see(struct efuse_request *r, struct efuse_fastpath *fp, struct
 	r->entry_given = false;
 	r->cursor = (struct efuse_cursor) {};
 	r->done = false;
+	r->quiet = 0;
 }
 
 static void efuse_count(struct efuse_fastpath *fp, unsigned int program, u32 opcode, int result)
@@ -123,6 +124,7 @@ static void efuse_take_answer_back(struct efuse_request *r)
 	r->replied = false;
 	r->entry_given = false;
 	r->error = 0;
+	r->quiet = 0;
 }
 
 /* A LOOKUP is answered with a node that the daemon has named, in the life that the answer is of; see nodes.c. */
@@ -199,6 +201,10 @@ static bool efuse_ask(struct efuse_request *r, s16 member)
 		ret = efuse_ask_one(r, i, member);
 		if (ret == -ENOENT)
 			continue;
+		if (ret == EFUSE_FP_ANSWERED_QUIET) {
+			r->quiet = BIT(i);
+			ret = EFUSE_FP_ANSWERED;
+		}
 		if (ret == EFUSE_FP_ANSWERED) {
 			/* Who sleeps here is not seen by synchronize_rcu_tasks(), see efuse_conn_free(). */
 			sleeps = r->backing;

@@ -30,7 +30,7 @@
 #define EFUSE_NAME_SIZE		256
 
 /* As in efuse/fastpath.bpf.h. */
-enum { EFUSE_FP_MISS, EFUSE_FP_ANSWERED, EFUSE_FP_DECLINE };
+enum { EFUSE_FP_MISS, EFUSE_FP_ANSWERED, EFUSE_FP_DECLINE, EFUSE_FP_ANSWERED_QUIET };
 enum { EFUSE_REQ_BACKGROUND = 1u << 0 };
 enum { EFUSE_BY_DAEMON, EFUSE_BY_PROGRAM, EFUSE_BY_BACKING };
 
@@ -69,6 +69,7 @@ struct efuse_request {
 	bool entry_given;		/* with bpf_efuse_reply_entry(), of a node in its life `life` */
 	struct efuse_cursor cursor;
 	bool done;			/* there is a reply to look at */
+	u32 quiet;			/* a bit for each program that does not want to see it */
 
 	/* Of the entry that a call is about; not cleared where there is none. */
 	struct fuse_entry_out entry_out;
