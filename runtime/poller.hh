@@ -91,6 +91,8 @@ class Poller {
     return found;
   }
 
+  /// There is no budget to spin with.
+  [[nodiscard]] bool off() const noexcept { return settings_.spin_ns.load(std::memory_order_relaxed) == 0; }
   /// What did not pay before does not count: the worker has gone to where it may.
   void start_anew() noexcept { backoff_ = {}; }
 

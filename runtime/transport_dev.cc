@@ -295,7 +295,10 @@ class DevChannel final : public Channel {
   void choose(ReaderCrew &crew) noexcept {
     if (choice_.way() == WaitChoice::Way::apart && !crew.is_to_be_alone())
       choice_.reject();  // a callback has blocked
-    const bool alone = choice_.look(now_ns(), crew.served()) == WaitChoice::Way::apart;
+    choice_.look(now_ns(), crew.served());
+    if (poller_.off())
+      choice_.reject();
+    const bool alone = choice_.way() == WaitChoice::Way::apart;
     if (alone != crew.is_to_be_alone())
       poller_.start_anew();
     crew.be_alone(alone);

@@ -234,7 +234,10 @@ void UringWorker::choose() noexcept {
   const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
   served_ = 0;
   const WaitChoice::Way before = choice_.way();
-  const WaitChoice::Way way = choice_.look(now_ns(), done);
+  choice_.look(now_ns(), done);
+  if (poller_.off())
+    choice_.reject();
+  const WaitChoice::Way way = choice_.way();
   if (way == before)
     return;
   const int cpu = way == WaitChoice::Way::apart ? setup_.apart_cpu : setup_.cpu;

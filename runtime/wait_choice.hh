@@ -49,8 +49,11 @@ class WaitChoice {
     return way();
   }
 
-  /// `apart` cannot be had, or has done harm: a trial that is lost.
-  void reject() noexcept { settle(Way::beside, false); }
+  /// `apart` cannot be had, or has done harm: as a trial that is lost.
+  void reject() noexcept {
+    if (way() == Way::apart)
+      settle(Way::beside, false);
+  }
 
  private:
   static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
