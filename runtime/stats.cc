@@ -236,14 +236,24 @@ void ChannelStats::spliced() noexcept {
   if (enabled_) bump(spliced_, 1);
 }
 
+void ChannelStats::looked(bool paid) noexcept {
+  if (!enabled_) return;
+  bump(looks_, 1);
+  bump(looks_paid_, paid ? 1 : 0);
+}
+
 void StatsSnapshot::add(const ChannelStats &channel) {
   spliced_ += load(channel.spliced_);
+  looks_ += load(channel.looks_);
+  looks_paid_ += load(channel.looks_paid_);
   add(channel.own_);
   add(channel.shared_);
 }
 
 void StatsSnapshot::add(const StatsSnapshot &other) {
   spliced_ += other.spliced_;
+  looks_ += other.looks_;
+  looks_paid_ += other.looks_paid_;
   for (const auto &[opcode, from] : other.by_op_) {
     Op &op = by_op_[opcode];
     for (std::size_t way = 0; way < kWays; ++way) op.count[way] += from.count[way];
@@ -284,7 +294,12 @@ std::string StatsSnapshot::json(bool histograms) const {
     latency[name]["service_us"] = quantiles_us(op.service);
     if (op.queue.count()) latency[name]["queue_us"] = quantiles_us(op.queue);
   }
-  nlohmann::json out{{"requests", counts_json(total())}, {"by_op", by_op}, {"spliced", spliced_}, {"latency", latency}};
+  nlohmann::json out{{"requests", counts_json(total())},
+                     {"by_op", by_op},
+                     {"spliced", spliced_},
+                     {"looks", looks_},
+                     {"looks_paid", looks_paid_},
+                     {"latency", latency}};
   if (histograms) {
     nlohmann::json &buckets = out["histograms"] = nlohmann::json::object();
     for (const auto &[opcode, op] : by_op_)

@@ -320,7 +320,9 @@ class DevChannel final : public Channel {
       n = ::read(read_fd_.get(), message_, message_size_);
       return n >= 0 || errno != EAGAIN;
     };
-    return poller_.spin(budget, ready) ? n : read_message();
+    const bool found = poller_.spin(budget, ready);
+    stats_.looked(found);
+    return found ? n : read_message();
   }
 
   /// Of the open file, which the writes share: they never block. Cheap where it is so already.

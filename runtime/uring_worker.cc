@@ -261,7 +261,9 @@ void UringWorker::wait() noexcept {
     const auto ready = [this] {
       return ring_->has_work() || !returned_.empty() || stopping_.load(std::memory_order_relaxed);
     };
-    if (poller_.spin(budget, ready)) {
+    const bool found = poller_.spin(budget, ready);
+    queues_.front()->stats().looked(found);
+    if (found) {
       if (!ring_->has_completions())
         enter(false);
       return;

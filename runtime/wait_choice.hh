@@ -26,7 +26,7 @@ class WaitChoice {
 
   static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
-  static constexpr unsigned kPatience = 16;       // windows until the other way is tried, at first
+  static constexpr unsigned kPatience = 32;       // windows until the other way is tried, at first
   static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here
 
   [[nodiscard]] Way way() const noexcept { return trying_ ? other(best_) : best_; }
@@ -78,10 +78,10 @@ class WaitChoice {
     return best_ == Way::apart ? reference_ >= tried - tried / 4 : tried < reference_ - reference_ / 4;
   }
 
-  /// The trial need not go on: its median cannot win any more, or it does harm.
+  /// The trial need not go on: its median cannot win any more. A window that takes twice as long counts twice.
   [[nodiscard]] bool is_lost(std::uint64_t ns) noexcept {
-    lost_ += wins(ns) ? 0 : 1;
-    return lost_ > kLooks / 2 || ns / 4 > reference_;
+    lost_ += wins(ns) ? 0 : ns / 2 > reference_ ? 2 : 1;
+    return lost_ > kLooks / 2;
   }
 
   void decide() noexcept {
@@ -99,7 +99,7 @@ class WaitChoice {
   Way best_ = Way::beside;
   bool trying_ = false;
   unsigned windows_ = 0;  // since the last change
-  unsigned lost_ = 0;     // of a trial: windows in which it did not win
+  unsigned lost_ = 0;     // of a trial: windows that it did not win
   unsigned patience_ = kPatience;
   std::uint64_t since_ = 0, done_ = 0;
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows

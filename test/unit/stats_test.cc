@@ -174,12 +174,16 @@ TEST_CASE("JSON of a snapshot", "[stats]") {
   stats.completed(FUSE_OPEN, Way::stock, 0, 4000);
   stats.completed(61, Way::stock, 0, 4000);
   stats.spliced();
+  stats.looked(true);
+  stats.looked(false);
   StatsSnapshot one, snapshot;
   one.add(stats);
   snapshot.add(one);
   const auto json = nlohmann::json::parse(snapshot.json());
   CHECK(json["requests"] == nlohmann::json{{"ring", 1}, {"uring", 0}, {"stock", 2}, {"fastpath", 0}});
   CHECK(json["spliced"] == 1);
+  CHECK(json["looks"] == 2);
+  CHECK(json["looks_paid"] == 1);
   CHECK(json["by_op"].size() == 3);
   CHECK(json["by_op"]["GETATTR"] == nlohmann::json{{"ring", 1}, {"uring", 0}, {"stock", 0}, {"fastpath", 0}});
   CHECK(json["by_op"]["OPCODE_61"]["stock"] == 1);
