@@ -26,7 +26,7 @@ class WaitChoice {
 
   static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
-  static constexpr unsigned kPatience = 32;       // windows until the other way is tried, at first
+  static constexpr unsigned kPatience = 16;       // windows until the other way is tried, at first
   static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here
 
   [[nodiscard]] Way way() const noexcept { return trying_ ? other(best_) : best_; }
@@ -40,6 +40,8 @@ class WaitChoice {
     done_ = done;
     // The first window after a change has both ways in it.
     if (windows_++ == 0)
+      return way();
+    if (trying_ && is_pause(ns))
       return way();
     took_[windows_ % kLooks] = ns;
     if (!trying_ && windows_ > patience_)
@@ -58,6 +60,7 @@ class WaitChoice {
  private:
   static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
   static_assert(kPatience > kLooks);
+  static constexpr unsigned kMostPauses = 2;
 
   static Way other(Way way) noexcept { return way == Way::beside ? Way::apart : Way::beside; }
 
@@ -70,12 +73,21 @@ class WaitChoice {
   void begin_trial() noexcept {
     reference_ = median();
     trying_ = true;
-    windows_ = lost_ = 0;
+    windows_ = lost_ = pauses_ = 0;
   }
 
   /// A CPU that looks is not free: `apart` has to be better by a quarter.
   [[nodiscard]] bool wins(std::uint64_t tried) const noexcept {
     return best_ == Way::apart ? reference_ >= tried - tried / 4 : tried < reference_ - reference_ / 4;
+  }
+
+  /// The senders, not the way, took so long; where that happens time and again, it was the way.
+  [[nodiscard]] bool is_pause(std::uint64_t ns) noexcept {
+    if (ns / 8 <= reference_ || pauses_ == kMostPauses)
+      return false;
+    pauses_++;
+    windows_--;
+    return true;
   }
 
   /// The trial need not go on: its median cannot win any more. A window that takes twice as long counts twice.
@@ -100,6 +112,7 @@ class WaitChoice {
   bool trying_ = false;
   unsigned windows_ = 0;  // since the last change
   unsigned lost_ = 0;     // of a trial: windows that it did not win
+  unsigned pauses_ = 0;   // of a trial: windows that do not count
   unsigned patience_ = kPatience;
   std::uint64_t since_ = 0, done_ = 0;
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
