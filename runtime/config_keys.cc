@@ -136,7 +136,8 @@ constexpr std::array kKeys{
                                     "then so long in the kernel, while its CPU has nothing else to run; adaptive: after background requests")),
     live(number<&Config::requester_spin_ns>("polling", "requester_spin_ns", Kind::ns, Rule::any, 0,
                                        EFUSE_MAX_SPIN_NS,
-                                       "a waiting application looks for its reply at most so long; tries after failures up to 1 ms")),
+                                       "a waiting application looks for its reply at most so long; tries after "
+                                       "failures up to 1 ms")),
     live(flag<&Config::adaptive>("polling", "adaptive",
                             "shrink these budgets, down to zero, where polling does not pay")),
 

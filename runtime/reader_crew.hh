@@ -45,6 +45,8 @@ class ReaderCrew {
   /// Reader 0 is to read alone, or not. The others stop as they come out of read(2), with a request each at most.
   /// By reader 0.
   void be_alone(bool alone) noexcept;
+  /// No more readers than always read.
+  [[nodiscard]] bool is_small() const noexcept { return active() <= base_; }
   /// By reader 0: it is to read alone, still; and the others have stopped.
   [[nodiscard]] bool is_to_be_alone() const noexcept { return alone_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool is_alone() const noexcept {

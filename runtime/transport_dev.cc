@@ -241,12 +241,18 @@ class DevChannel final : public Channel {
         naps.restart();
       }
       PooledRequest *request = take_request();
-      const ssize_t n = crew.is_alone() ? look_and_read() : read_message();
+      const bool alone = crew.is_alone();
+      const ssize_t n = alone ? look_and_read() : read_message();
       const int error = n < 0 ? errno : 0;
       if (n >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
         crew.begin(index);
+        const std::uint64_t begun = alone ? now_ns() : 0;
         handle(*request, static_cast<std::size_t>(n));
         crew.end(index);
+        if (alone && now_ns() - begun > kLongCallNs && ++long_calls_ == kMostLongCalls) [[unlikely]] {
+          choice_.reject();
+          crew.be_alone(false);
+        }
         if (naps.window_full()) {
           if (!crew.is_to_be_alone())
             crew.slept(index, naps.count());
@@ -295,6 +301,9 @@ class DevChannel final : public Channel {
   void choose(ReaderCrew &crew) noexcept {
     if (choice_.way() == WaitChoice::Way::apart && !crew.is_to_be_alone())
       choice_.reject();  // a callback has blocked
+    long_calls_ = 0;
+    if (!crew.is_small())
+      return;  // requests wait for callbacks, not for readers
     choice_.look(now_ns(), crew.served());
     if (poller_.off())
       choice_.reject();
@@ -416,13 +425,16 @@ class DevChannel final : public Channel {
   }
 
   static constexpr int kPauses = 8;
+  static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
+  static constexpr unsigned kMostLongCalls = 3;          // in a window; one may just have lost its CPU
 
   static thread_local DevChannel *current_;  // whose serve() this thread is in
 
   SessionCore &session_;
   const bool cloned_;
-  Poller poller_;       // these three are the serving thread's
+  Poller poller_;       // these four are the serving thread's
   WaitChoice choice_;   // of reader 0
+  unsigned long_calls_ = 0;
   bool blocking_ = true;
   Fd write_fd_;
   Fd read_fd_;

@@ -56,7 +56,6 @@ static struct efuse_ring *efuse_pick_ring(struct efuse_conn *ec, struct fuse_req
 	struct efuse_cpu_rings *map = &ec->cpu_rings[cpu];
 	struct efuse_ring *home = &ec->rings[map->home];
 	struct efuse_ring *other = &ec->rings[map->spin];
-
 	enum efuse_wait wait;
 
 	*spin = false;
