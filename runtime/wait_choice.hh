@@ -27,7 +27,8 @@ class WaitChoice {
   static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
   static constexpr unsigned kPatience = 16;       // windows until the other way is tried, at first
-  static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here
+  static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here,
+  static constexpr std::uint64_t kMostPatienceNs = 1'000'000'000;  // or to as many as this time has
 
   [[nodiscard]] Way way() const noexcept { return trying_ ? other(best_) : best_; }
 
@@ -44,7 +45,7 @@ class WaitChoice {
     if (trying_ && is_pause(ns))
       return way();
     took_[windows_ % kLooks] = ns;
-    if (!trying_ && windows_ > patience_)
+    if (!trying_ && (windows_ > patience_ || (windows_ > kPatience && now - settled_ > kMostPatienceNs)))
       begin_trial();
     else if (trying_ && (windows_ > kLooks || is_lost(ns)))
       decide();
@@ -106,6 +107,7 @@ class WaitChoice {
     best_ = better;
     trying_ = false;
     windows_ = 0;
+    settled_ = since_;
   }
 
   Way best_ = Way::beside;
@@ -115,6 +117,7 @@ class WaitChoice {
   unsigned pauses_ = 0;   // of a trial: windows that do not count
   unsigned patience_ = kPatience;
   std::uint64_t since_ = 0, done_ = 0;
+  std::uint64_t settled_ = 0;  // when the last trial ended
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
   std::uint64_t reference_ = 0;               // their median when the trial began
 };
