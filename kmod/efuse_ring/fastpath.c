@@ -293,7 +293,11 @@ bool efuse_fastpath_send(struct efuse_fastpath *fp, struct fuse_req *req, struct
 {
 	const struct efuse_opcode *op = efuse_opcode(req->in.h.opcode);
 	bool asks = efuse_has_member(fp, op->member);
-	struct efuse_request r;
+	/*
+	 * Or INIT_STACK_ALL_ZERO clears half a KiB for each hit. efuse_see() sets all but `name` and `entry_out`; programs
+	 * need CAP_PERFMON, and can read kernel memory without our help.
+	 */
+	struct efuse_request r __uninitialized;
 	u32 size;
 
 	effects->nr = 0;
