@@ -41,8 +41,11 @@ unsigned entries_per_worker(const Config &config, std::size_t payload_bytes) noe
   return config.uring_workers > 1 ? 1 : entries_per_queue(config, payload_bytes);
 }
 
-/// Both looks of a ring's worker in one: there is no look in the kernel here.
-std::uint32_t look_ns(const Config &config) noexcept { return config.worker_spin_ns + config.worker_poll_ns; }
+/// Both looks of a ring's worker in one: there is no look in the kernel here. One that is not adaptive looks beside its
+/// senders, too, whom it keeps waiting: only so long as asked for.
+std::uint32_t look_ns(const Config &config) noexcept {
+  return config.worker_spin_ns + (config.adaptive ? config.worker_poll_ns : 0);
+}
 
 /// The CPU whose worker is the one to look for requests from `cpu`, as placed for rings; -1: none.
 int apart_from(int cpu, const RingPlacement &placement) noexcept {

@@ -255,7 +255,8 @@ void UringWorker::wait() noexcept {
       enter(false);
     return;
   }
-  if (const std::uint32_t budget = poller_.spin_budget(elsewhere_ || choice_.way() == WaitChoice::Way::apart); budget != 0) {
+  const bool may_look = elsewhere_ || choice_.way() == WaitChoice::Way::apart;
+  if (const std::uint32_t budget = poller_.spin_budget(may_look); budget != 0) {
     if (ring_->prepared())
       enter(false);
     const auto ready = [this] {

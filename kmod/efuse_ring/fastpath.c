@@ -90,6 +90,8 @@ static void efuse_see(struct efuse_request *r, struct efuse_fastpath *fp, struct
 	r->cursor = (struct efuse_cursor) {};
 	r->done = false;
 	r->quiet = 0;
+	r->entry_out = (struct fuse_entry_out) {};
+	r->name[0] = '\0';
 }
 
 static void efuse_count(struct efuse_fastpath *fp, unsigned int program, u32 opcode, int result)
@@ -294,8 +296,8 @@ bool efuse_fastpath_send(struct efuse_fastpath *fp, struct fuse_req *req, struct
 	const struct efuse_opcode *op = efuse_opcode(req->in.h.opcode);
 	bool asks = efuse_has_member(fp, op->member);
 	/*
-	 * Or INIT_STACK_ALL_ZERO clears half a KiB for each hit. efuse_see() sets all but `name` and `entry_out`; programs
-	 * need CAP_PERFMON, and can read kernel memory without our help.
+	 * Or INIT_STACK_ALL_ZERO clears half a KiB for each hit. efuse_see() sets all but what is behind the end of `name`,
+	 * where only programs look that go past it; they need CAP_PERFMON, and can read kernel memory without our help.
 	 */
 	struct efuse_request r __uninitialized;
 	u32 size;

@@ -71,7 +71,7 @@ struct efuse_request {
 	bool done;			/* there is a reply to look at */
 	u32 quiet;			/* a bit for each program that does not want to see it */
 
-	/* Of the entry that a call is about; not cleared where there is none. */
+	/* Of the entry that a call is about; zero, and the empty string, before there was one. */
 	struct fuse_entry_out entry_out;
 	char name[EFUSE_NAME_SIZE];
 };

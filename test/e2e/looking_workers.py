@@ -9,8 +9,8 @@ budget is 0, all requests are answered either way, and an idle mount costs nothi
 import os
 import shutil
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from uring_mounts import Mount, SWITCH, WORK, skip, switch
 
@@ -24,11 +24,9 @@ def load(m, clients):
         for _ in range(REQUESTS // clients):
             assert os.stat(m.directory + "/f").st_size == 1
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    with ThreadPoolExecutor(clients) as pool:
+        for done in [pool.submit(client) for _ in range(clients)]:
+            done.result()   # raises what the client has raised
 
 
 def looks(transport, *arguments):

@@ -4,7 +4,7 @@
 # timeout: 1500
 # quick: no
 # Python's library and the time zones, copied into memfs and compared, by content and by metadata.
-# COPY_TREES: what else there is, for instance /usr/include.
+# COPY_TREES: other trees in their place, for instance /usr/include.
 . "$(dirname "$0")/lib.sh"
 
 mount_fs memfs "$WORK/m"
@@ -12,6 +12,7 @@ mount_fs memfs "$WORK/m"
 # we walk. memfs is looked up anew and gets FORGETs all along, too.
 (while sleep 1; do echo 2 >/proc/sys/vm/drop_caches; done) &
 dropper=$!
+copied=0
 for tree in ${COPY_TREES:-/usr/lib/python3* /usr/share/zoneinfo}; do
   [ -d "$tree" ] || continue
   to=$WORK/m$(dirname "$tree")
@@ -25,9 +26,11 @@ for tree in ${COPY_TREES:-/usr/lib/python3* /usr/share/zoneinfo}; do
       -printf '%y %m %U %G %s %TY-%Tm-%Td %TT %l %p\n' | sort) >"$WORK/list.$(echo "$root" | md5sum | cut -c1-8)"
   done
   cmp "$WORK"/list.* || fail "metadata of $tree differs from its copy's"
+  copied=$((copied + 1))
   echo "$tree: $(wc -l <"$WORK/list.$(echo "$tree" | md5sum | cut -c1-8)") entries are the same"
   rm -f "$WORK"/list.*
 done
 kill "$dropper"
+[ "$copied" -gt 0 ] || fail "there is none of ${COPY_TREES:-/usr/lib/python3* /usr/share/zoneinfo}"
 expect_share "$WORK/m" 99
 umount_fs "$WORK/m"
