@@ -26,7 +26,6 @@ const volatile __u32 efuse_link_mask = 0;
 const volatile __u32 efuse_access_times = TIMES_RELATIVE;
 const volatile bool efuse_negative = true;
 const volatile bool efuse_open_dirs = false;
-const volatile __u32 efuse_open_dir_flags = 0;
 
 struct attr_way {
 	__u64 node;
@@ -639,11 +638,14 @@ static __always_inline void keep_link(struct efuse_request *req)
 SEC("struct_ops/opendir")
 int BPF_PROG(opendir, struct efuse_request *req)
 {
+	/*
+	 * Not FOPEN_CACHE_DIR: a listing that was on its way when the directory changed can enter the kernel's cache as
+	 * a newer one, where two are read at a time.
+	 */
 	struct fuse_open_out out = {};
 
 	if (!efuse_open_dirs)
 		return EFUSE_FP_DECLINE;
-	out.open_flags = efuse_open_dir_flags;
 	return bpf_efuse_reply(req, &out, sizeof(out)) ? EFUSE_FP_MISS : EFUSE_FP_ANSWERED;
 }
 

@@ -77,8 +77,6 @@ BpfSettings settings_for(const FastpathOffer &offer, const Config &config) {
   s.variables.emplace_back("efuse_access_times", static_cast<std::uint32_t>(offer.access_times));
   s.variables.emplace_back("efuse_negative", 1);
   s.variables.emplace_back("efuse_open_dirs", offer.stateless_directories ? 1 : 0);
-  s.variables.emplace_back("efuse_open_dir_flags",
-                           offer.stateless_directories ? FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE : 0);
   s.variables.emplace_back("efuse_read_mode", mode);
   return s;
 }

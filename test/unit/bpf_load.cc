@@ -92,8 +92,7 @@ int main(int argc, char** argv) {
   bool good = load_shipped("metadata", {}) && load_shipped("metadata", sizes);
   for (std::uint64_t times : {0, 1, 2}) {
     good &= load_shipped("metadata", {{"efuse_access_times", times}, {"efuse_valid_ns", 1000 * times},
-                                      {"efuse_negative", times == 1}, {"efuse_open_dirs", 1},
-                                      {"efuse_open_dir_flags", 8}});
+                                      {"efuse_negative", times == 1}, {"efuse_open_dirs", 1}});
   }
   for (std::uint64_t mode : {1, 2, 3}) {
     good &= load_shipped("read", {{"efuse_read_mode", mode}});

@@ -161,7 +161,6 @@ TEST_CASE("what programs are told of the filesystem", "[fastpath]") {
   CHECK(variable(offer, config, "efuse_access_times") == 2);
   CHECK(variable(offer, config, "efuse_negative") == 1);
   CHECK(variable(offer, config, "efuse_open_dirs") == 1);
-  CHECK(variable(offer, config, "efuse_open_dir_flags") == (FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE));
   CHECK(variable(offer, config, "efuse_read_mode") == 3);
   config.fastpath_read = FastpathRead::blocks;
   CHECK(variable(offer, config, "efuse_read_mode") == 1);
@@ -173,7 +172,6 @@ TEST_CASE("what programs are told of the filesystem", "[fastpath]") {
   offer.stateless_directories = false;
   CHECK(variable(offer, config, "efuse_read_mode") == 2);
   CHECK(variable(offer, config, "efuse_open_dirs") == 0);
-  CHECK(variable(offer, config, "efuse_open_dir_flags") == 0);
 }
 
 TEST_CASE("telling a device that is gone has no effect", "[fastpath]") {
