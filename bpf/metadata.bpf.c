@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * LOOKUP, GETATTR, READLINK, GETXATTR and LISTXATTR from what earlier replies
- * said. Names and attributes are kept apart: a file that changes does not cost
- * its name. Extended attributes and links are as fresh as the attributes.
+ * LOOKUP, GETATTR, READLINK, GETXATTR, LISTXATTR and READDIR from what earlier
+ * replies said. Names and attributes are kept apart: a file that changes does not
+ * cost its name. Extended attributes and links are as fresh as the attributes.
  */
 #include "cache.bpf.h"
 
@@ -12,6 +12,9 @@
 #define LONG_NAME_SIZE	256
 #define XATTR_NAME_SIZE	64	/* with its NUL; longer ones are not kept */
 #define VALUE_SIZE	256
+#define LISTING_SIZE	512	/* of entries; one is 280 at most */
+#define S_IFMT		0170000
+#define S_IFDIR		0040000
 #define DAY_SECONDS	(24 * 60 * 60)
 #define NSEC_PER_SEC	1000000000ull
 
@@ -23,6 +26,7 @@ const volatile __u32 efuse_name_mask = 0;
 const volatile __u32 efuse_long_name_mask = 0;
 const volatile __u32 efuse_xattr_mask = 0;
 const volatile __u32 efuse_link_mask = 0;
+const volatile __u32 efuse_listing_mask = 0;
 const volatile __u32 efuse_access_times = TIMES_RELATIVE;
 const volatile bool efuse_negative = true;
 const volatile bool efuse_open_dirs = false;
@@ -105,11 +109,27 @@ struct link_set {
 	struct link_way way[WAYS];
 };
 
+struct listing_way {
+	__u64 node;
+	__u64 off;	/* of the directory, where it begins */
+	__u64 next;	/* where it goes on */
+	__u64 tag;
+	__u64 time;
+	__u64 size;	/* 0: the directory ends here */
+	char dirents[LISTING_SIZE];
+};
+
+struct listing_set {
+	struct set_head head;
+	struct listing_way way[WAYS];
+};
+
 set_map(efuse_attrs, attr_set);
 set_map(efuse_names, name_set);
 set_map(efuse_long_names, long_name_set);
 set_map(efuse_xattrs, xattr_set);
 set_map(efuse_links, link_set);
+set_map(efuse_listings, listing_set);
 
 /* ---- attributes --------------------------------------------------------- */
 
@@ -387,6 +407,15 @@ static __always_inline void keep_negative(struct efuse_request *req)
 	keep_name(req, &info);
 }
 
+/* Does ".." in it change with its name? A file that is known to be none has no entries, but may have an end. */
+static __always_inline bool may_be_moved_directory(struct efuse_request *req, __u64 node)
+{
+	struct fuse_attr_out out;
+
+	return (req->opcode == FUSE_RENAME || req->opcode == FUSE_RENAME2) &&
+	       (!find_attr(req, node, &out) || (out.attr.mode & S_IFMT) == S_IFDIR);
+}
+
 /* The file behind the name changes, too. */
 SEC("struct_ops/name_changes")
 int BPF_PROG(name_changes, struct efuse_request *req)
@@ -395,6 +424,8 @@ int BPF_PROG(name_changes, struct efuse_request *req)
 
 	switch (find_name(req, &info)) {
 	case NAME_IS:
+		if (may_be_moved_directory(req, info.node))
+			bpf_efuse_touch(req, EFUSE_DATA, info.node, EFUSE_DATA_ENTRIES);
 		bpf_efuse_touch(req, EFUSE_ATTR, info.node, 0);
 		break;
 	case NAME_IS_NOT:
@@ -633,6 +664,140 @@ static __always_inline void keep_link(struct efuse_request *req)
 	write_end(&set->head, w, seq);
 }
 
+/* ---- listings ------------------------------------------------------------- */
+
+/* A global function: in the loops its arguments are anything. */
+__noinline __u64 listing_hash(__u64 node, __u64 off)
+{
+	return mix(mix(node, 0), off);
+}
+
+static __always_inline struct listing_set *listing_set_of(__u64 hash)
+{
+	__u32 at = hash & efuse_listing_mask;
+
+	return bpf_map_lookup_elem(&efuse_listings, &at);
+}
+
+/* As many turns of a loop as there can be pieces in a reply: two of them do not fit into one. */
+__noinline __u32 most_listings(__u32 bytes)
+{
+	return bytes / (LISTING_SIZE / 2) + 2;
+}
+
+struct listing {
+	struct efuse_request *req;
+	__u64 node;
+	__u64 off;
+	__u32 pos;	/* keeping: in the reply */
+	bool given;	/* answering: something has been */
+	bool ends;	/* the directory, where it has been asked from */
+	bool wrong;	/* what has been given was none */
+};
+
+/* Gives entries from l->off on. 1: that was the last that can be given. */
+static long answer_listing(__u64 i, struct listing *l)
+{
+	struct efuse_request *req = l->req;
+	__u64 node = l->node, off = l->off, hash = listing_hash(node, off), key, from, next, tag, time, size;
+	struct listing_set *set = listing_set_of(hash);
+	struct listing_way *way;
+	__u32 w, seq;
+	int n;
+
+	if (!set)
+		return 1;
+	w = way_of(&set->head, hash);
+	if (w >= WAYS)
+		return 1;
+	way = &set->way[w];
+	seq = read_begin(&set->head, w);
+	key = way->node;
+	from = way->off;
+	next = way->next;
+	tag = way->tag;
+	time = way->time;
+	size = way->size;
+	opaque(size);
+	if (read_changed(&set->head, w, seq) || key != node || from != off || size > LISTING_SIZE || too_old(time) ||
+	    !bpf_efuse_fresh(req, EFUSE_DATA, node, EFUSE_DATA_ENTRIES, tag))
+		return 1;
+	if (!size) {
+		l->ends = !l->given;
+		return 1;
+	}
+	n = bpf_efuse_reply_dirents(req, way->dirents, size, &next);
+	if (n < 0 || read_changed(&set->head, w, seq)) {
+		l->wrong = true;
+		return 1;
+	}
+	mark_used(&set->head, w);
+	if (!n)
+		return 1;
+	l->given = true;
+	l->off = next;
+	return 0;
+}
+
+SEC("struct_ops/readdir")
+int BPF_PROG(readdir, struct efuse_request *req)
+{
+	struct listing l = { .req = req, .node = req->nodeid };
+	struct fuse_read_in in;
+
+	/* With a handle it is one of its opener's, who may have a view of its own. */
+	if (!efuse_open_dirs || bpf_efuse_arg(req, 0, &in, sizeof(in)) < (int)sizeof(in) || in.fh)
+		return EFUSE_FP_DECLINE;
+	l.off = in.offset;
+	bpf_loop(most_listings(req->reply_cap), answer_listing, &l, 0);
+	if (l.wrong)
+		return EFUSE_FP_MISS;
+	if (l.ends)
+		return bpf_efuse_error(req, 0) ? EFUSE_FP_MISS : EFUSE_FP_ANSWERED;
+	return l.given ? EFUSE_FP_ANSWERED : EFUSE_FP_MISS;
+}
+
+static long keep_listing_piece(__u64 i, struct listing *l)
+{
+	struct efuse_request *req = l->req;
+	__u64 off = l->off, hash = listing_hash(l->node, off), next = off;
+	struct listing_set *set = listing_set_of(hash);
+	struct listing_way *way;
+	__u32 w, seq, pos = l->pos;
+	int len;
+
+	if (!set)
+		return 1;
+	w = way_for(&set->head, hash);
+	seq = write_begin(&set->head, w, hash);
+	if (!seq)
+		return 1;	/* what follows can be found from here only */
+	way = &set->way[w];
+	len = bpf_efuse_dirents(req, &pos, &next, way->dirents, LISTING_SIZE);
+	way->node = len > 0 || l->ends ? l->node : 0;
+	way->off = off;
+	way->next = next;
+	way->tag = req->tag;
+	way->time = time_now();
+	way->size = len > 0 ? len : 0;
+	write_end(&set->head, w, seq);
+	l->off = next;
+	l->pos = pos;
+	return len <= 0 || pos >= req->reply_len;
+}
+
+static __always_inline void keep_listing(struct efuse_request *req)
+{
+	struct listing l = { .req = req, .node = req->nodeid, .ends = !req->reply_len };
+	struct fuse_read_in in;
+
+	if (!efuse_open_dirs || req->error || bpf_efuse_arg(req, 0, &in, sizeof(in)) < (int)sizeof(in) || in.fh ||
+	    !bpf_efuse_fresh(req, EFUSE_DATA, l.node, EFUSE_DATA_ENTRIES, req->tag))
+		return;
+	l.off = in.offset;
+	bpf_loop(most_listings(req->reply_len), keep_listing_piece, &l, 0);
+}
+
 /* ---- directories that need no handle ---------------------------------------- */
 
 SEC("struct_ops/opendir")
@@ -640,7 +805,7 @@ int BPF_PROG(opendir, struct efuse_request *req)
 {
 	/*
 	 * Not FOPEN_CACHE_DIR: a listing that was on its way when the directory changed can enter the kernel's cache as
-	 * a newer one, where two are read at a time.
+	 * a newer one, where two are read at a time. `readdir` keeps listings here.
 	 */
 	struct fuse_open_out out = {};
 
@@ -710,9 +875,12 @@ int BPF_PROG(done, struct efuse_request *req)
 			keep_link(req);
 		accessed(req);
 		break;
-	case FUSE_READ:
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
+		keep_listing(req);	/* no member `readdir`'s answer gets here */
+		accessed(req);
+		break;
+	case FUSE_READ:
 		accessed(req);
 		break;
 	}
@@ -728,6 +896,7 @@ struct efuse_fastpath_ops metadata = {
 	.releasedir = (void *)releasedir,
 	.getxattr = (void *)getxattr,
 	.listxattr = (void *)listxattr,
+	.readdir = (void *)readdir,
 	.name_changes = (void *)name_changes,
 	.entry = (void *)entry,
 	.done = (void *)done,

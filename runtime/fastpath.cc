@@ -71,6 +71,7 @@ BpfSettings settings_for(const FastpathOffer &offer, const Config &config) {
   table("efuse_names", "efuse_name_mask", entries);
   table("efuse_xattrs", "efuse_xattr_mask", quarter);
   table("efuse_links", "efuse_link_mask", quarter);
+  table("efuse_listings", "efuse_listing_mask", offer.stateless_directories ? quarter : 1);
   table("efuse_long_names", "efuse_long_name_mask", std::max(entries / 32, 1u));
   table("efuse_blocks", "efuse_block_mask", blocks);
   s.variables.emplace_back("efuse_valid_ns", valid_ns(offer, config));

@@ -34,7 +34,7 @@
 /* What a member that may answer returns. */
 enum {
 	EFUSE_FP_MISS = 0,	/* ask the daemon: the answer is not here */
-	EFUSE_FP_ANSWERED = 1,	/* a reply was given with bpf_efuse_reply(), _reply_entry(), _error() or _read_backing() */
+	EFUSE_FP_ANSWERED = 1,	/* a reply was given: bpf_efuse_reply(), _reply_*(), _error() or _read_backing() */
 	EFUSE_FP_DECLINE = 2,	/* ask the daemon: not for this program to answer */
 	EFUSE_FP_ANSWERED_QUIET = 3,	/* as ANSWERED, and this program's `done` is not called for it */
 };
@@ -54,13 +54,14 @@ enum {
 /* What bpf_efuse_fresh() and bpf_efuse_touch() are about. */
 enum {
 	EFUSE_ATTR = 0,		/* attributes and extended attributes of a node */
-	EFUSE_DATA = 1,		/* `where`: offset in bytes, or one of the two below */
+	EFUSE_DATA = 1,		/* `where`: offset in bytes, or one of those below */
 	EFUSE_NAME = 2,		/* of the entry this call is about; node and `where` are not looked at */
 	EFUSE_ALL = 3,		/* touch: every attribute and all data */
 };
 
 #define EFUSE_DATA_WHOLE	(~0ull)		/* the whole file */
 #define EFUSE_DATA_END		(~0ull - 1)	/* where it ends; every WRITE may change that */
+#define EFUSE_DATA_ENTRIES	EFUSE_DATA_END	/* of a directory: which entries it has */
 
 /* Layout of the loaded module's: relocated. */
 struct efuse_request {
@@ -101,6 +102,17 @@ extern int bpf_efuse_read_backing(struct efuse_request *req) __ksym;
  * that the daemon has not answered: its buffer is the requester's.
  */
 extern int bpf_efuse_result(struct efuse_request *req, __u32 off, void *buf, __u32 buf__sz) __ksym;
+/*
+ * READDIR and READDIRPLUS: append entries, struct fuse_dirent one after the other, as the request wants them, as far as
+ * there is room. *next: where the directory goes on. Returns how many there were, or -EINVAL, also where `dirents`
+ * holds anything else. An empty reply, bpf_efuse_error(req, 0), says that the directory ends here.
+ */
+extern int bpf_efuse_reply_dirents(struct efuse_request *req, const void *dirents, __u32 dirents__sz, __u64 *next) __ksym;
+/*
+ * done of these: entries of the reply from byte *pos on, as many as fit whole, as struct fuse_dirent. *pos and *next:
+ * behind the last of them, in the reply and in the directory. Returns bytes in `buf` (the rest is zero), or -EINVAL.
+ */
+extern int bpf_efuse_dirents(struct efuse_request *req, __u32 *pos, __u64 *next, void *buf, __u32 buf__sz) __ksym;
 /* entry: what the daemon said, as a whole; its members can be read from req->entry_out as well. */
 extern int bpf_efuse_entry(struct efuse_request *req, struct fuse_entry_out *out, __u32 out__sz) __ksym;
 /*
@@ -131,6 +143,7 @@ struct efuse_fastpath_ops {
 	int (*statfs)(struct efuse_request *req);
 	int (*getxattr)(struct efuse_request *req);
 	int (*listxattr)(struct efuse_request *req);
+	int (*readdir)(struct efuse_request *req);	/* READDIR and READDIRPLUS */
 	/* These see what is about to change; what they return does not matter. */
 	int (*setattr)(struct efuse_request *req);
 	int (*setxattr)(struct efuse_request *req);

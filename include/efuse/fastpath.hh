@@ -11,9 +11,9 @@
 // and Session::fastpath_reason() says why.
 //
 // What the filesystem owes: what it replies does not depend on who asks (who may ask is the kernel's to decide:
-// default_permissions); LISTXATTR alone is remembered by user. Every change that another request could see happens before the reply to the request
-// that asked for it, or is told with fuse_lowlevel_notify_inval_inode() or _inval_entry(), which return after the
-// programs know. Then nothing that a program answers is older than the last completed change.
+// default_permissions); LISTXATTR alone is remembered by user. Every change that another request could see happens before
+// the reply to the request that asked for it, or is told with fuse_lowlevel_notify_inval_inode() or _inval_entry(), which
+// return after the programs know. Then nothing that a program answers is older than the last completed change.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,9 @@ struct FastpathOffer {
   /// files change without this session knowing.
   double valid = 1.0;
   AccessTimes access_times = AccessTimes::relative;
-  /// readdir() and readdirplus() work with fi->fh == 0, without an opendir() before and a releasedir() after: then OPENDIR
-  /// and RELEASEDIR are answered too.
+  /// readdir() and readdirplus() work with fi->fh == 0, without an opendir() before and a releasedir() after: then
+  /// OPENDIR, READDIR, READDIRPLUS and RELEASEDIR are answered too. Where a listing goes on (off) means the same to all
+  /// who read the directory, until it changes.
   bool stateless_directories = false;
   /// READ from 4 KiB blocks that earlier READs returned.
   bool blocks = false;

@@ -28,12 +28,13 @@
 #include <linux/atomic.h>
 #include <linux/types.h>
 
-#define EFUSE_MOST_EFFECTS	8
+#define EFUSE_MOST_EFFECTS	12	/* a RENAME that exchanges two directories has ten */
 
 /* Kinds of things that change, as in efuse/fastpath.bpf.h. */
 enum { EFUSE_ATTR, EFUSE_DATA, EFUSE_NAME, EFUSE_ALL };
 #define EFUSE_DATA_WHOLE	(~0ull)
 #define EFUSE_DATA_END		(~0ull - 1)
+#define EFUSE_DATA_ENTRIES	EFUSE_DATA_END	/* of a directory: which entries it has */
 
 /* What a request changes: places in the table of stamps that it keeps busy. */
 struct efuse_effects {

@@ -91,6 +91,7 @@ struct efuse_fastpath_ops {
 	int (*statfs)(struct efuse_request *req);
 	int (*getxattr)(struct efuse_request *req);
 	int (*listxattr)(struct efuse_request *req);
+	int (*readdir)(struct efuse_request *req);
 	int (*setattr)(struct efuse_request *req);
 	int (*setxattr)(struct efuse_request *req);
 	int (*removexattr)(struct efuse_request *req);
@@ -194,6 +195,11 @@ const void *efuse_arg(const struct fuse_req *req, u32 n, u32 *size);
 bool efuse_set_name(struct efuse_request *r, u64 parent, const char *name, u32 size);
 void efuse_fastpath_name_changes(struct efuse_request *r, u64 parent, const char *name, u32 size);
 u64 efuse_name_hash(struct efuse_fastpath *fp, u64 parent, const char *name, u32 len);
+
+/* listing.c */
+bool efuse_lists(const struct efuse_request *r);
+u32 efuse_listing_take(struct efuse_request *r, u32 *pos, u64 *next, void *to, u32 size);
+int efuse_listing_give(struct efuse_request *r, const void *from, u32 size, u64 *next);
 
 /* nodes.c */
 int efuse_nodes_init(struct efuse_nodes *t, u32 nodes);

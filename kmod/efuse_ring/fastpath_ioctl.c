@@ -28,6 +28,7 @@ static long efuse_name_changed(struct efuse_fastpath *fp, const struct efuse_cha
 		return -EFAULT;
 	efuse_changed(&fp->changes, EFUSE_NAME, efuse_name_hash(fp, c->nodeid, name, c->name_len), 0);
 	efuse_changed(&fp->changes, EFUSE_ATTR, c->nodeid, 0);
+	efuse_changed(&fp->changes, EFUSE_DATA, c->nodeid, EFUSE_DATA_ENTRIES);
 	return 0;
 }
 

@@ -94,6 +94,29 @@ __bpf_kfunc int bpf_efuse_result(struct efuse_request *req, u32 off, void *buf, 
 	return there ? (int)len : -EINVAL;
 }
 
+__bpf_kfunc int bpf_efuse_reply_dirents(struct efuse_request *req, const void *dirents, u32 dirents__sz, u64 *next)
+{
+	int n;
+
+	if (req->done || req->error || !efuse_lists(req))
+		return -EINVAL;
+	smp_rmb();	/* as in efuse_append() */
+	n = efuse_listing_give(req, dirents, dirents__sz, next);
+	smp_rmb();
+	if (n > 0)
+		req->replied = true;
+	return n;
+}
+
+__bpf_kfunc int bpf_efuse_dirents(struct efuse_request *req, u32 *pos, u64 *next, void *buf, u32 buf__sz)
+{
+	bool there = req->done && !req->error && efuse_lists(req);
+	u32 len = there ? efuse_listing_take(req, pos, next, buf, buf__sz) : 0;
+
+	memset(buf + len, 0, buf__sz - len);
+	return there ? (int)len : -EINVAL;
+}
+
 __bpf_kfunc int bpf_efuse_entry(struct efuse_request *req, struct fuse_entry_out *out, u32 out__sz)
 {
 	if (out__sz != sizeof(*out))
@@ -146,6 +169,8 @@ BTF_ID_FLAGS(func, bpf_efuse_reply_entry, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_error, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_read_backing, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_result, KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, bpf_efuse_reply_dirents, KF_TRUSTED_ARGS)
+BTF_ID_FLAGS(func, bpf_efuse_dirents, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_entry, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_fresh, KF_TRUSTED_ARGS)
 BTF_ID_FLAGS(func, bpf_efuse_touch, KF_TRUSTED_ARGS)

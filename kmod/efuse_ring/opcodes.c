@@ -72,6 +72,7 @@ static void efuse_changes_name(struct efuse_request *r, u64 parent, u32 arg)
 	const char *name = efuse_arg(r->req, arg, &size);
 
 	efuse_changes_node(r, EFUSE_ATTR, parent, 0);
+	efuse_changes_node(r, EFUSE_DATA, parent, EFUSE_DATA_ENTRIES);
 	if (!name || !efuse_set_name(r, parent, name, size)) {
 		efuse_changes_all(r);
 		return;
@@ -202,7 +203,7 @@ static const struct efuse_opcode efuse_opcodes[] = {
 	[FUSE_FLUSH]		= OP(flush, A, -1, NULL),
 	[FUSE_INIT]		= QUIET,
 	[FUSE_OPENDIR]		= OP(opendir, A, -1, NULL),
-	[FUSE_READDIR]		= QUIET,
+	[FUSE_READDIR]		= OP(readdir, A, -1, NULL),
 	[FUSE_RELEASEDIR]	= OP(releasedir, A | EFUSE_OP_BACKGROUND, -1, NULL),
 	[FUSE_FSYNCDIR]		= QUIET,
 	[FUSE_GETLK]		= QUIET,
@@ -216,7 +217,7 @@ static const struct efuse_opcode efuse_opcodes[] = {
 	[FUSE_IOCTL]		= OTHER(0, efuse_changes_file),
 	[FUSE_POLL]		= QUIET,
 	[FUSE_FALLOCATE]	= OP(fallocate, 0, -1, efuse_changes_file),
-	[FUSE_READDIRPLUS]	= QUIET,
+	[FUSE_READDIRPLUS]	= OP(readdir, A, -1, NULL),
 	[FUSE_RENAME2]		= OP(rename, 0, -1, efuse_changes_rename),
 	[FUSE_LSEEK]		= QUIET,
 	[FUSE_COPY_FILE_RANGE]	= OP(copy_file_range, 0, -1, efuse_changes_copy),

@@ -273,6 +273,7 @@ static struct efuse_fastpath_ops efuse_stubs = {
 	.statfs = efuse_stub,
 	.getxattr = efuse_stub,
 	.listxattr = efuse_stub,
+	.readdir = efuse_stub,
 	.setattr = efuse_stub,
 	.setxattr = efuse_stub,
 	.removexattr = efuse_stub,

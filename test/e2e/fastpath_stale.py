@@ -294,6 +294,23 @@ class Directory(MadeAndRemoved):
     remove = staticmethod(os.rmdir)
 
 
+class Crowded(MadeAndRemoved):
+    """One of many in a directory that takes several requests to list."""
+    OTHERS = frozenset(f"other{i}{i * 'x'}" for i in range(120))
+
+    def prepare(self):
+        os.mkdir(self.path)
+        for name in self.OTHERS:
+            self.put(f"{self.path}/{name}")
+        self.path += "/one"
+
+    def look_list(self):
+        found = os.listdir(os.path.dirname(self.path))
+        there_too = set(found) - {"one"}
+        assert there_too == self.OTHERS and len(found) == len(set(found)), f"listed: {sorted(found)}"
+        return 2, (int("one" in found),)
+
+
 class Node(MadeAndRemoved):
     def make(self, mode):
         os.mknod(self.path, stat.S_IFIFO | mode)
@@ -366,6 +383,7 @@ class Moved(Subject):
             os.mkdir(self.path + side)
         os.mkdir(self.path + "0/it")
         self.put(self.path + "0/it/inner")
+        self.numbers = [os.stat(self.path + side).st_ino for side in "01"]
 
     def change(self, version):
         os.rename(f"{self.path}{1 - version % 2}/it", f"{self.path}{version % 2}/it")
@@ -381,6 +399,14 @@ class Moved(Subject):
     def look_list(self):
         side = random.randrange(2)
         return 2, (side if os.listdir(f"{self.path}{side}") else 1 - side,)
+
+    def look_parent(self):
+        """The number of "..", as the directory itself lists it."""
+        for side in (0, 1):
+            found = listed_number(f"{self.path}{side}/it", b"..")
+            if found:
+                return 2, (self.numbers.index(found),)
+        return 2, (0, 1)    # it has moved meanwhile
 
     def look_count(self):
         """Of the directories' links."""
@@ -411,8 +437,34 @@ class Exchanged(Subject):
             os.close(fd)
 
 
+class Dirent(ctypes.Structure):
+    _fields_ = [("d_ino", ctypes.c_uint64), ("d_off", ctypes.c_int64), ("d_reclen", ctypes.c_ushort),
+                ("d_type", ctypes.c_ubyte), ("d_name", ctypes.c_char * 256)]
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.opendir.restype = ctypes.c_void_p
+LIBC.readdir.restype = ctypes.POINTER(Dirent)
+LIBC.readdir.argtypes = LIBC.closedir.argtypes = [ctypes.c_void_p]
+
+
+def listed_number(path, name):
+    """d_ino of a name; None: there is no such directory."""
+    directory = LIBC.opendir(path.encode())
+    if not directory:
+        assert ctypes.get_errno() == errno.ENOENT, os.strerror(ctypes.get_errno())
+        return None
+    try:
+        while entry := LIBC.readdir(directory):
+            if entry.contents.d_name == name:
+                return entry.contents.d_ino
+    finally:
+        LIBC.closedir(directory)
+    raise AssertionError(f"{path} does not list {name}")
+
+
 SUBJECTS = [Content, Appended, Size, Mode, Owner, Times, Attribute, AttributeNames, Replaced, MadeAndRemoved, Directory,
-            Node, Links, Symlink, SymlinkAgain, Moved, Exchanged]
+            Crowded, Node, Links, Symlink, SymlinkAgain, Moved, Exchanged]
 
 
 def pool(directory):

@@ -139,8 +139,8 @@ void use(const std::string &path, Rng &rng, std::vector<char> &buffer) {
   std::vector<char> buffer((2u << 20) + 8192);
   while (!shared.over) {
     use(paths[rng() % paths.size()], rng, buffer);
-    if (rng() % 64 == 0)
-      if (DIR *dir = opendir(mount.c_str())) {
+    if (rng() % 16 == 0)  // most are no directories
+      if (DIR *dir = opendir(rng() % 8 ? paths[rng() % paths.size()].c_str() : mount.c_str())) {
         while (readdir(dir) != nullptr) {
         }
         closedir(dir);

@@ -88,7 +88,7 @@ bool load_shipped(const char* name, const Settings& settings) {
 int main(int argc, char** argv) {
   // What is off is dead code to the verifier.
   const Settings sizes = {{"efuse_attr_mask", 0}, {"efuse_name_mask", 1023}, {"efuse_long_name_mask", 63},
-                          {"efuse_xattr_mask", 1023}, {"efuse_link_mask", 255}};
+                          {"efuse_xattr_mask", 1023}, {"efuse_link_mask", 255}, {"efuse_listing_mask", 255}, {"efuse_open_dirs", 1}};
   bool good = load_shipped("metadata", {}) && load_shipped("metadata", sizes);
   for (std::uint64_t times : {0, 1, 2}) {
     good &= load_shipped("metadata", {{"efuse_access_times", times}, {"efuse_valid_ns", 1000 * times},

@@ -112,12 +112,14 @@ TEST_CASE("tables have a power of two of sets, and masks say so", "[fastpath]") 
     CHECK(maps.at("efuse_names") == entries);
     CHECK(maps.at("efuse_xattrs") == xattrs);
     CHECK(maps.at("efuse_links") == xattrs);
+    CHECK(maps.at("efuse_listings") == xattrs);
     CHECK(maps.at("efuse_long_names") == long_names);
     CHECK(maps.at("efuse_blocks") == blocks);
     CHECK(variables.at("efuse_attr_mask") == entries - 1);
     CHECK(variables.at("efuse_name_mask") == entries - 1);
     CHECK(variables.at("efuse_xattr_mask") == xattrs - 1);
     CHECK(variables.at("efuse_link_mask") == xattrs - 1);
+    CHECK(variables.at("efuse_listing_mask") == xattrs - 1);
     CHECK(variables.at("efuse_long_name_mask") == long_names - 1);
     CHECK(variables.at("efuse_block_mask") == blocks - 1);
     CHECK(plan.programs.at(0).settings.nodes == config.fastpath_entries);
@@ -172,6 +174,7 @@ TEST_CASE("what programs are told of the filesystem", "[fastpath]") {
   offer.stateless_directories = false;
   CHECK(variable(offer, config, "efuse_read_mode") == 2);
   CHECK(variable(offer, config, "efuse_open_dirs") == 0);
+  CHECK(as_map(plan_fastpath(offer, config).programs.at(0).settings.maps).at("efuse_listings") == 1);
 }
 
 TEST_CASE("telling a device that is gone has no effect", "[fastpath]") {
