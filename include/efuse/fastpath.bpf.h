@@ -88,7 +88,7 @@ struct efuse_request {
 
 /* n-th argument of the request (as in the protocol), cut or filled up with zeros. Returns its length, or -EINVAL. */
 extern int bpf_efuse_arg(struct efuse_request *req, __u32 n, void *buf, __u32 buf__sz) __ksym;
-/* Append to the reply. 0, or -EINVAL where it would be longer than the request takes. */
+/* Append to the reply. 0, or -EINVAL where it would be longer than the request takes, and of READDIRPLUS. */
 extern int bpf_efuse_reply(struct efuse_request *req, const void *data, __u32 data__sz) __ksym;
 /* As before, of LOOKUP: `life` as it was with the entry. -ESTALE: that node is gone. */
 extern int bpf_efuse_reply_entry(struct efuse_request *req, const struct fuse_entry_out *out, __u32 out__sz,

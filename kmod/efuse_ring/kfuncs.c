@@ -30,6 +30,9 @@ static int efuse_append(struct efuse_request *req, const void *data, u32 size)
 
 	if (req->done || req->error || req->backing || size > req->reply_cap - req->written)
 		return -EINVAL;
+	/* It could name nodes, and the kernel would count lookups of them. */
+	if (req->opcode == FUSE_READDIRPLUS)
+		return -EINVAL;
 	smp_rmb();	/* what the program has read is older than the data ... */
 	n = efuse_body_write(req->req, &req->cursor, req->written, data, size);
 	smp_rmb();	/* ... and what it reads next is newer */

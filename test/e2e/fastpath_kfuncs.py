@@ -3,8 +3,10 @@
 # where: vm
 # timeout: 200
 # quick: yes
-"""test/bpf/quiet.bpf.c answers READLINK: loudly for root, where its `done` is told of it, and quietly for others, where it
-is not; alone, and with `metadata` after it."""
+"""What programs can do with a request, and what not.
+
+test/bpf/quiet.bpf.c answers READLINK: loudly for root, where its `done` is told of it, and quietly for others, where it
+is not; alone, and with `metadata` after it. test/bpf/listing.bpf.c answers READDIR and READDIRPLUS."""
 import os
 import struct
 import sys
@@ -20,7 +22,7 @@ def read_link(path, times):
         assert os.readlink(path) == "program", "the program has not answered"
 
 
-def check(source, programs):
+def check_quiet(source, programs):
     mount = FastMount("-o", f"source={source},allow_other,{EVERY_CALL}", fs="passthrough", programs=programs)
     try:
         link, told = mount.directory + "/link", lambda: struct.unpack("=Q", os.getxattr(mount.directory, "user.told"))[0]
@@ -37,6 +39,20 @@ def check(source, programs):
         mount.close()
 
 
+def check_listing(source):
+    mount = FastMount("-o", f"source={source},{EVERY_CALL}", fs="passthrough", programs=bpf_object("listing"))
+    try:
+        for _ in range(3):
+            with os.scandir(mount.directory) as entries:
+                found = [(e.name, e.inode(), e.is_file(follow_symlinks=False)) for e in entries]
+            assert found == [("made up", 7, True)], found
+        hits = mount.hits()
+        assert hits["READDIR"] + hits["READDIRPLUS"] == 6, hits
+        print(f"listing: {hits}")
+    finally:
+        mount.close()
+
+
 def main():
     require_fastpaths()
     if NONE:
@@ -45,8 +61,9 @@ def main():
     try:
         os.chmod(source.path, 0o755)
         os.symlink("elsewhere", source.path + "/link")
-        check(source.path, program)
-        check(source.path, program + ",metadata")
+        check_quiet(source.path, program)
+        check_quiet(source.path, program + ",metadata")
+        check_listing(source.path)
     finally:
         source.close()
     return 0
