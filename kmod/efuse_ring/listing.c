@@ -26,7 +26,7 @@ static bool efuse_dirent_is_sane(const struct fuse_dirent *d)
 
 /*
  * Whole entries of the reply from byte *pos, as many as `size` has room for. *pos: behind the last; *next: where the
- * directory goes on after it. Returns bytes of `to`. An entry that is none ends it: what the kernel says of it is its own.
+ * directory goes on after it. Returns bytes of `to`. An entry that is none ends it; the kernel says what it makes of that.
  */
 u32 efuse_listing_take(struct efuse_request *r, u32 *pos, u64 *next, void *to, u32 size)
 {

@@ -273,7 +273,8 @@ bool is_mounted(const std::string &directory) {
   return false;
 }
 
-/// Of our own: what malloc() only keeps for later does not count, nor do pages of files, which the kernel takes and gives back.
+/// Of our own: what malloc() only keeps for later does not count, nor do pages of files, which the kernel takes and
+/// gives back.
 long resident_kb() {
   ::malloc_trim(0);
   std::ifstream status("/proc/self/status");
