@@ -686,8 +686,11 @@ std::string Session::stat_json(bool histograms) const {
 int Session::notify(std::int32_t code, std::span<const iovec> body) noexcept {
   if (!impl_->mount)
     return -ENOTCONN;
-  if (!impl_->io)
-    return send_message(impl_->mount->fd(), code, 0, body);
+  if (!impl_->io) {
+    // Once we have let go of the device a notification fails as it does once the kernel has: callers look for that.
+    const int result = send_message(impl_->mount->fd(), code, 0, body);
+    return result == -EBADF ? -ENODEV : result;
+  }
   ManualTransport *transport = manual();
   return transport != nullptr ? transport->notify(code, body) : -ENOMEM;
 }
