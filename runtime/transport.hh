@@ -49,11 +49,8 @@ class Transport {
 /// Readers of /dev/fuse where everything comes that way: as many as pay, config.dev_threads at most, with a cloned
 /// descriptor each where config.clone_fd says so.
 std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd);
-/// What another transport leaves to /dev/fuse: nobody waits for FORGETs.
-enum class StockShare { anything, forgets_and_interrupts };
-/// Readers of that: config.stock_threads. Of forgets_and_interrupts they rest after each FORGET, and take those that have
-/// come meanwhile at once: an INTERRUPT may have to wait for 10 ms then.
-std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd, StockShare share);
+/// Readers of what rings and io_uring leave to /dev/fuse: config.stock_threads.
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
 

@@ -176,12 +176,10 @@ class Naps {
 
 class DevChannel final : public Channel {
  public:
-  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `rests`: after each FORGET; `stats`
-  /// false: no clock is read.
-  DevChannel(SessionCore &session, Fd device, bool cloned, bool rests, const PollSettings &settings, bool stats)
+  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `stats` false: no clock is read.
+  DevChannel(SessionCore &session, Fd device, bool cloned, const PollSettings &settings, bool stats)
       : session_(session),
         cloned_(cloned),
-        rests_(rests),
         poller_(settings),
         write_fd_(std::move(device)),
         read_fd_(checked_fd(::fcntl(write_fd_.get(), F_DUPFD_CLOEXEC, 0), "dup /dev/fuse")),
@@ -255,8 +253,6 @@ class DevChannel final : public Channel {
           choice_.reject();
           crew.be_alone(false);
         }
-        if (rests_ && forgets())
-          rest();
         if (naps.window_full()) {
           if (!crew.is_to_be_alone())
             crew.slept(index, naps.count());
@@ -315,19 +311,6 @@ class DevChannel final : public Channel {
     if (alone != crew.is_to_be_alone())
       poller_.start_anew();
     crew.be_alone(alone);
-  }
-
-  /// Was the last message about nodes that the kernel has let go of?
-  [[nodiscard]] bool forgets() const noexcept {
-    std::uint32_t opcode = 0;
-    std::memcpy(&opcode, message_ + offsetof(fuse_in_header, opcode), sizeof opcode);
-    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
-  }
-
-  /// More of them will come, and each would wake a reader that waits; stop() wakes it from this, too.
-  static void rest() noexcept {
-    const timespec rest{0, kRestNs};
-    ::nanosleep(&rest, nullptr);
   }
 
   ssize_t read_message() noexcept {
@@ -442,7 +425,6 @@ class DevChannel final : public Channel {
   }
 
   static constexpr int kPauses = 8;
-  static constexpr long kRestNs = 10'000'000;            // a hundred wake-ups a second of each at most
   static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
   static constexpr unsigned kMostLongCalls = 3;          // in a window; one may just have lost its CPU
 
@@ -450,7 +432,6 @@ class DevChannel final : public Channel {
 
   SessionCore &session_;
   const bool cloned_;
-  const bool rests_;
   Poller poller_;       // these four are the serving thread's
   WaitChoice choice_;   // of reader 0
   unsigned long_calls_ = 0;
@@ -472,7 +453,6 @@ thread_local DevChannel *DevChannel::current_ = nullptr;
 struct Staff {
   unsigned readers;
   std::vector<int> cpus;  // of the first ones
-  bool rests = false;     // after each FORGET
 };
 
 constexpr unsigned kReaders = 10;  // for callbacks that block; as many as libfuse's loop has
@@ -502,8 +482,8 @@ class DevTransport final : public Transport {
       const bool cloned = static_cast<bool>(device);
       if (!device)  // an old or strict kernel: share one queue of replies
         device = checked_fd(::fcntl(fuse_fd, F_DUPFD_CLOEXEC, 0), "dup /dev/fuse");
-      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), cloned && looks_, staff.rests,
-                                                       settings_, config.stats));
+      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), cloned && looks_, settings_,
+                                                       config.stats));
     }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
@@ -613,10 +593,8 @@ std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config
   return std::make_unique<DevTransport>(session, config, fuse_fd, place_readers(config, config.dev_threads));
 }
 
-std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd,
-                                              StockShare share) {
-  const Staff staff{config.stock_threads, {}, share == StockShare::forgets_and_interrupts};
-  return std::make_unique<DevTransport>(session, config, fuse_fd, staff);
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd) {
+  return std::make_unique<DevTransport>(session, config, fuse_fd, Staff{config.stock_threads, {}});
 }
 
 }  // namespace efuse
