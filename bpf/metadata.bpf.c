@@ -877,7 +877,7 @@ int BPF_PROG(done, struct efuse_request *req)
 		break;
 	case FUSE_READDIR:
 	case FUSE_READDIRPLUS:
-		keep_listing(req);	/* no member `readdir`'s answer gets here */
+		keep_listing(req);	/* of the daemon's reply: those of `readdir` do not get here */
 		accessed(req);
 		break;
 	case FUSE_READ:
