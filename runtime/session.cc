@@ -359,8 +359,11 @@ void Session::start_transports() {
   if (!impl_->fast && (choice == TransportChoice::uring || choice == TransportChoice::automatic))
     start_uring(choice == TransportChoice::uring);
   configure_fastpath(false);  // before there is a stock reader: no change is under way
-  auto stock = impl_->fast ? make_stock_readers(*this, config, fd) : make_dev_transport(*this, config, fd);
+  const bool uring = impl_->fast && impl_->fast->name() == "uring";
+  const StockShare share = uring ? StockShare::forgets_and_interrupts : StockShare::anything;
+  auto stock = impl_->fast ? make_stock_readers(*this, config, fd, share) : make_dev_transport(*this, config, fd);
   stock->start();
+  resting_readers = stock.get();
   std::lock_guard lock(impl_->transports_mutex);
   impl_->stock = std::move(stock);
 }

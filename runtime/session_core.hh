@@ -23,6 +23,7 @@
 namespace efuse {
 
 struct RunningInterrupt;
+class Transport;
 
 /// Takes the kernel's messages as they are, in the place of the callbacks: an unmodified libfuse (exec/).
 class RawHandler {
@@ -88,6 +89,10 @@ class SessionCore {
   virtual bool serves(std::uint64_t /*unique*/) noexcept { return false; }
   Resends resends;
   std::atomic<bool> second_reply{false};  // the filesystem has replied twice, and was told so
+
+  /// Readers of /dev/fuse that other transports' threads may have to stand in for (Transport::serve_while_resting());
+  /// nullptr: none yet. Stays until those threads have ended.
+  std::atomic<Transport *> resting_readers{nullptr};
 
   /// Who is to be told of changes that the rings' module does not see; nullptr: nobody. What it points to stays as
   /// long as the session.

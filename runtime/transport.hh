@@ -33,6 +33,9 @@ class Transport {
   virtual void stop() noexcept = 0;
   /// Mark the request in flight with this unique as interrupted; false: not here.
   virtual bool interrupt(std::uint64_t unique) noexcept = 0;
+  /// For threads of other transports, before they serve what they have: while all readers of this one rest, serve what
+  /// waits for them. So whatever the kernel said before a request is known when that is served.
+  virtual void serve_while_resting() noexcept {}
   /// Settings that may change while serving: polling and balancing. Any thread.
   virtual void tune(const Config &) noexcept {}
   /// After stop(): the filesystem holds requests of this transport still.
@@ -49,8 +52,11 @@ class Transport {
 /// Readers of /dev/fuse where everything comes that way: as many as pay, config.dev_threads at most, with a cloned
 /// descriptor each where config.clone_fd says so.
 std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config &config, int fuse_fd);
-/// Readers of what rings and io_uring leave to /dev/fuse: config.stock_threads.
-std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd);
+/// What another transport leaves to /dev/fuse: nobody waits for FORGETs.
+enum class StockShare { anything, forgets_and_interrupts };
+/// Readers of that: config.stock_threads. Of forgets_and_interrupts they rest after each FORGET, if others may serve
+/// meanwhile (Transport::serve_while_resting()), and then take all that have come at once.
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd, StockShare share);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);
 

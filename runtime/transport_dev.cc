@@ -176,10 +176,13 @@ class Naps {
 
 class DevChannel final : public Channel {
  public:
-  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `stats` false: no clock is read.
-  DevChannel(SessionCore &session, Fd device, bool cloned, const PollSettings &settings, bool stats)
+  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `resting`: counted there while serve()
+  /// rests after a FORGET, nullptr: it never does; `stats` false: no clock is read.
+  DevChannel(SessionCore &session, Fd device, bool cloned, std::atomic<unsigned> *resting, const PollSettings &settings,
+             bool stats)
       : session_(session),
         cloned_(cloned),
+        resting_(resting),
         poller_(settings),
         write_fd_(std::move(device)),
         read_fd_(checked_fd(::fcntl(write_fd_.get(), F_DUPFD_CLOEXEC, 0), "dup /dev/fuse")),
@@ -247,8 +250,13 @@ class DevChannel final : public Channel {
       if (n >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
         crew.begin(index);
         const std::uint64_t begun = alone ? now_ns() : 0;
+        const bool rests = resting_ != nullptr && forgets();
+        if (rests)
+          resting_->fetch_add(1, std::memory_order_release);
         handle(*request, static_cast<std::size_t>(n));
         crew.end(index);
+        if (rests)
+          rest();
         if (alone && now_ns() - begun > kLongCallNs && ++long_calls_ == kMostLongCalls) [[unlikely]] {
           choice_.reject();
           crew.be_alone(false);
@@ -265,6 +273,24 @@ class DevChannel final : public Channel {
       pool_.put_back(*request);
       if (n == 0 || !go_on(n < 0 ? error : EIO))
         break;
+    }
+    current_ = nullptr;
+  }
+
+  /// Serve what is there, on the calling thread, without waiting: for channels without a thread of their own, on an open
+  /// file of theirs. One thread at a time.
+  void serve_waiting() noexcept {
+    if (!set_blocking(false))
+      return;
+    current_ = this;
+    for (unsigned i = 0; i < kMostForGuest; ++i) {
+      PooledRequest *request = take_request();
+      const ssize_t n = ::read(read_fd_.get(), message_, message_size_);
+      if (n < static_cast<ssize_t>(sizeof(fuse_in_header))) {  // none, or the end, of which the readers are told as well
+        pool_.put_back(*request);
+        break;
+      }
+      handle(*request, static_cast<std::size_t>(n));
     }
     current_ = nullptr;
   }
@@ -311,6 +337,20 @@ class DevChannel final : public Channel {
     if (alone != crew.is_to_be_alone())
       poller_.start_anew();
     crew.be_alone(alone);
+  }
+
+  /// Is the message about nodes that the kernel has let go of?
+  [[nodiscard]] bool forgets() const noexcept {
+    std::uint32_t opcode = 0;
+    std::memcpy(&opcode, message_ + offsetof(fuse_in_header, opcode), sizeof opcode);
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
+  }
+
+  /// More of them will come, and each would wake a reader that waits.
+  void rest() noexcept {
+    const timespec rest{0, kRestNs};
+    ::nanosleep(&rest, nullptr);  // stop() wakes it from this, too
+    resting_->fetch_sub(1, std::memory_order_release);
   }
 
   ssize_t read_message() noexcept {
@@ -425,6 +465,8 @@ class DevChannel final : public Channel {
   }
 
   static constexpr int kPauses = 8;
+  static constexpr unsigned kMostForGuest = 8;           // messages; one may tell of thousands of nodes
+  static constexpr long kRestNs = 10'000'000;            // a hundred wake-ups a second at most
   static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
   static constexpr unsigned kMostLongCalls = 3;          // in a window; one may just have lost its CPU
 
@@ -432,6 +474,7 @@ class DevChannel final : public Channel {
 
   SessionCore &session_;
   const bool cloned_;
+  std::atomic<unsigned> *const resting_;
   Poller poller_;       // these four are the serving thread's
   WaitChoice choice_;   // of reader 0
   unsigned long_calls_ = 0;
@@ -453,6 +496,7 @@ thread_local DevChannel *DevChannel::current_ = nullptr;
 struct Staff {
   unsigned readers;
   std::vector<int> cpus;  // of the first ones
+  bool rests = false;     // after each FORGET
 };
 
 constexpr unsigned kReaders = 10;  // for callbacks that block; as many as libfuse's loop has
@@ -477,14 +521,20 @@ class DevTransport final : public Transport {
         cpus_(staff.cpus),
         crew_(staff.readers, staff.cpus.empty() ? staff.readers : static_cast<unsigned>(staff.cpus.size())) {
     DevTransport::tune(config);
+    Fd guests_device = staff.rests ? clone_device(fuse_fd) : Fd();
+    std::atomic<unsigned> *const resting = guests_device ? &resting_ : nullptr;
     for (unsigned i = 0; i < staff.readers; ++i) {
       Fd device = config.clone_fd ? clone_device(fuse_fd) : Fd();
       const bool cloned = static_cast<bool>(device);
       if (!device)  // an old or strict kernel: share one queue of replies
         device = checked_fd(::fcntl(fuse_fd, F_DUPFD_CLOEXEC, 0), "dup /dev/fuse");
-      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), cloned && looks_, settings_,
+      channels_.push_back(std::make_unique<DevChannel>(session, std::move(device), cloned && looks_, resting, settings_,
                                                        config.stats));
     }
+    readers_ = channels_.size();
+    if (resting != nullptr)
+      channels_.push_back(std::make_unique<DevChannel>(session, std::move(guests_device), true, nullptr, settings_,
+                                                       config.stats));
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
       throw std::system_error(errno, std::generic_category(), "pipe");
@@ -499,7 +549,7 @@ class DevTransport final : public Transport {
   void start() override {
     wake_ = wake_signal();
     try {
-      for (std::size_t i = 0; i < channels_.size(); ++i)
+      for (std::size_t i = 0; i < readers_; ++i)
         threads_.emplace_back([this, i] { body(i); });
     } catch (...) {
       stop();
@@ -525,6 +575,14 @@ class DevTransport final : public Transport {
   void tune(const Config &config) noexcept override {
     settings_.spin_ns = config.worker_spin_ns + config.worker_poll_ns;
     settings_.adaptive = config.adaptive;
+  }
+
+  void serve_while_resting() noexcept override {
+    if (resting_.load(std::memory_order_acquire) != readers_)
+      return;  // one that waits is woken by what comes, and should find it
+    const std::unique_lock guest(guest_mutex_, std::try_to_lock);
+    if (guest)  // else another is at it
+      channels_.back()->serve_waiting();
   }
 
   bool interrupt(std::uint64_t unique) noexcept override {
@@ -583,7 +641,10 @@ class DevTransport final : public Transport {
   PollSettings settings_;
   std::vector<int> cpus_;  // of the first readers; -1: not pinned
   ReaderCrew crew_;
-  std::vector<std::unique_ptr<DevChannel>> channels_;
+  std::size_t readers_ = 0;
+  std::atomic<unsigned> resting_{0};  // readers
+  std::mutex guest_mutex_;            // who serves the channel that has no reader
+  std::vector<std::unique_ptr<DevChannel>> channels_;  // of the readers, and where they rest one more
   std::vector<std::thread> threads_;
 };
 
@@ -593,8 +654,10 @@ std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config
   return std::make_unique<DevTransport>(session, config, fuse_fd, place_readers(config, config.dev_threads));
 }
 
-std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd) {
-  return std::make_unique<DevTransport>(session, config, fuse_fd, Staff{config.stock_threads, {}});
+std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd,
+                                              StockShare share) {
+  const Staff staff{config.stock_threads, {}, share == StockShare::forgets_and_interrupts};
+  return std::make_unique<DevTransport>(session, config, fuse_fd, staff);
 }
 
 }  // namespace efuse

@@ -120,6 +120,8 @@ void UringWorker::run() noexcept {
 void UringWorker::serve() noexcept {
   std::array<UringRing::Completion, kBatch> batch;
   const unsigned count = ring_->take(batch);
+  if (Transport *stock = session_.resting_readers.load(std::memory_order_acquire); count != 0 && stock != nullptr)
+    stock->serve_while_resting();
   std::uint64_t oldest = 0;
   for (unsigned i = 0; i < count; i++) {
     if (batch[i].data == nullptr)

@@ -198,6 +198,38 @@ def queued_behind_a_kept_request():
             os.waitpid(holds, 0)
 
 
+def sleeps_of_readers(pid):
+    """How often those of /dev/fuse have slept, and how many there are."""
+    counts = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status", encoding="ascii") as f:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+        if status["Name"].startswith("efuse-dev"):
+            counts.append(int(status["voluntary_ctxt_switches"]))
+    return sum(counts), len(counts)
+
+
+def forgets_wake_hardly_anybody():
+    """Every file removed sends a FORGET: those that come while all readers rest are taken along by workers."""
+    files = 5000
+    with Mount() as m:
+        free = os.statvfs(m.directory).f_ffree
+        before, begin = sleeps_of_readers(m.pid)[0], time.monotonic()
+        for i in range(files):
+            os.close(os.open(f"{m.directory}/f{i}", os.O_CREAT | os.O_WRONLY))
+            os.unlink(f"{m.directory}/f{i}")
+        seconds = time.monotonic() - begin
+        after, readers = sleeps_of_readers(m.pid)
+        # Each rests for 10 ms, and sleeps once more where nothing has come meanwhile.
+        most = readers * (2 + 200 * seconds)
+        assert readers > 0 and after - before <= most, f"{after - before} sleeps of {readers} readers in {seconds:.2f} s"
+        # By then those that a reader was just taking are known, too.
+        time.sleep(0.1)
+        left = os.statvfs(m.directory).f_ffree
+        assert left == free, f"{free - left} of {files} removed files are not free"
+        print(f"{files} files removed in {seconds:.2f} s: {after - before} sleeps of the readers")
+
+
 def costs_nothing_when_idle():
     with Mount() as m:
         for i in range(2000):
@@ -222,7 +254,7 @@ def main():
     try:
         switch("Y")
         for test in (auto_takes_it, switches_are_refused, without_it, kept_requests, queued_behind_a_kept_request,
-                     costs_nothing_when_idle):
+                     forgets_wake_hardly_anybody, costs_nothing_when_idle):
             begin = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)
