@@ -52,6 +52,7 @@ struct Config {
   std::uint32_t uring_depth = 8;            // uring.depth: requests that a CPU's queue holds at a time, 1 ... 4096
   std::uint64_t uring_payload_size = 8u << 20;  // uring.payload_size: bytes per queue, as ring.payload_size
   std::uint32_t uring_workers = 1;          // uring.workers_per_queue: 1 ... 64; more for filesystems that block
+  bool uring_give_way = true;               // workers may be SCHED_IDLE while they answer and sleep
 
   // [polling], nanoseconds ("50us" is understood too)
   std::uint32_t worker_spin_ns = 50'000;    // worker looks at its ring so long in user space; 0 ... EFUSE_MAX_POLL_NS

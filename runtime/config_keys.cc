@@ -129,6 +129,8 @@ constexpr std::array kKeys{
         "for the data of a queue's requests; each takes max_write of it, which may lower the depth; at least max_write"),
     number<&Config::uring_workers>("uring", "workers_per_queue", Kind::count, Rule::any, 1, 64,
                                    "threads that serve a queue; more than 1 for filesystems that block"),
+    flag<&Config::uring_give_way>("uring", "give_way",
+                                  "workers answer and sleep as SCHED_IDLE where that pays: whom they wake stays on its CPU"),
 
     live(number<&Config::worker_spin_ns>("polling", "worker_spin_ns", Kind::ns, Rule::any, 0, EFUSE_MAX_POLL_NS,
                                     "a worker looks at its ring so long in user space")),

@@ -242,10 +242,15 @@ void ChannelStats::looked(bool paid) noexcept {
   bump(looks_paid_, paid ? 1 : 0);
 }
 
+void ChannelStats::gave_way() noexcept {
+  if (enabled_) bump(gave_way_, 1);
+}
+
 void StatsSnapshot::add(const ChannelStats &channel) {
   spliced_ += load(channel.spliced_);
   looks_ += load(channel.looks_);
   looks_paid_ += load(channel.looks_paid_);
+  gave_way_ += load(channel.gave_way_);
   add(channel.own_);
   add(channel.shared_);
 }
@@ -254,6 +259,7 @@ void StatsSnapshot::add(const StatsSnapshot &other) {
   spliced_ += other.spliced_;
   looks_ += other.looks_;
   looks_paid_ += other.looks_paid_;
+  gave_way_ += other.gave_way_;
   for (const auto &[opcode, from] : other.by_op_) {
     Op &op = by_op_[opcode];
     for (std::size_t way = 0; way < kWays; ++way) op.count[way] += from.count[way];
@@ -299,6 +305,7 @@ std::string StatsSnapshot::json(bool histograms) const {
                      {"spliced", spliced_},
                      {"looks", looks_},
                      {"looks_paid", looks_paid_},
+                     {"gave_way", gave_way_},
                      {"latency", latency}};
   if (histograms) {
     nlohmann::json &buckets = out["histograms"] = nlohmann::json::object();

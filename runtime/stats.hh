@@ -77,6 +77,8 @@ class ChannelStats {
   void spliced() noexcept;
   /// The channel's worker has looked for requests in user space; `paid`: and found one. By one thread only.
   void looked(bool paid) noexcept;
+  /// The channel's worker has answered and slept as SCHED_IDLE. By one thread only.
+  void gave_way() noexcept;
 
  private:
   friend class StatsSnapshot;
@@ -98,6 +100,7 @@ class ChannelStats {
   std::uint64_t spliced_ = 0;
   std::uint64_t looks_ = 0;
   std::uint64_t looks_paid_ = 0;
+  std::uint64_t gave_way_ = 0;
   std::atomic<std::uintptr_t> owner_{0};  // pthread_self() of the first caller
   Block own_;                             // written by owner_
   std::atomic_flag shared_lock_;          // writers of shared_; readers take no lock
@@ -123,8 +126,8 @@ class StatsSnapshot {
   [[nodiscard]] WayCounts total() const noexcept;
   /// Replies whose data went through a pipe.
   [[nodiscard]] std::uint64_t spliced() const noexcept { return spliced_; }
-  /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"spliced":N,"looks":N,"looks_paid":N,"latency":
-  /// {OPCODE:{"queue_us":{"p50","p99","max"},"service_us":{...}}}`, as text of a JSON object. An
+  /// The members `"requests":{WAY:N...},"by_op":{OPCODE:{WAY:N...}},"spliced":N,"looks":N,"looks_paid":N,"gave_way":N,
+  /// "latency":{OPCODE:{"queue_us":{"p50","p99","max"},"service_us":{...}}}`, as text of a JSON object. An
   /// opcode whose requests carry no enqueue time has no "queue_us".
   /// `histograms`: and `"histograms":{OPCODE:{"queue_ns":[[BOUND,N]...],"service_ns":[...]}}`, of which two taken at
   /// different times give the quantiles of the time between.
@@ -137,6 +140,7 @@ class StatsSnapshot {
   std::uint64_t spliced_ = 0;
   std::uint64_t looks_ = 0;
   std::uint64_t looks_paid_ = 0;
+  std::uint64_t gave_way_ = 0;
 };
 
 }  // namespace efuse

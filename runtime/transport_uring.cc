@@ -151,7 +151,8 @@ class UringTransport final : public Transport {
         if (placement.cpu_rings[qid].home == home)
           shares.push_back({static_cast<std::uint16_t>(qid), online[qid] ? step : 1, step});
       const int cpu = placement.worker_cpu[home];
-      const UringWorker::Setup setup{fuse_fd_, cpu, apart_from(cpu, placement), payload, config.stats, &done_};
+      const UringWorker::Setup setup{fuse_fd_,     cpu,   apart_from(cpu, placement), payload, config.stats,
+                                     config.uring_give_way, &done_};
       for (unsigned i = 0; i < config.uring_workers && !shares.empty(); i++)
         workers_.push_back(std::make_unique<UringWorker>(session, setup, shares, settings_));
       cpus_.resize(workers_.size(), placement.worker_cpu[home]);

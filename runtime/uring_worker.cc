@@ -74,6 +74,9 @@ UringWorker::UringWorker(SessionCore &session, const Setup &setup, std::span<con
 }
 
 void UringWorker::begin() {
+  if (setup_.may_give_way && setup_.cpu >= 0)
+    give_way_.emplace();
+  choice_ = WaitChoice(give_way_ && give_way_->can());
   unsigned entries = 0;
   for (auto &queue : queues_)
     entries += std::max(queue->wanted, queue->step);
@@ -231,18 +234,20 @@ void UringWorker::stir(UringQueue &queue) noexcept {
 
 /// Once a window: on which CPU to wait for the next one.
 void UringWorker::choose() noexcept {
-  if (setup_.apart_cpu < 0 || served_ < WaitChoice::kWindow)
+  if ((setup_.apart_cpu < 0 && !give_way_) || served_ < WaitChoice::kWindow)
     return;
   const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
   served_ = 0;
-  const WaitChoice::Way before = choice_.way();
+  const bool was_apart = choice_.way() == WaitChoice::Way::apart;
   choice_.look(now_ns(), done);
-  if (poller_.off())
+  if (poller_.off() || setup_.apart_cpu < 0)
     choice_.reject();
-  const WaitChoice::Way way = choice_.way();
-  if (way == before)
+  if (choice_.way() == WaitChoice::Way::giving)
+    give_way_->restart();
+  const bool apart = choice_.way() == WaitChoice::Way::apart;
+  if (apart == was_apart)
     return;
-  const int cpu = way == WaitChoice::Way::apart ? setup_.apart_cpu : setup_.cpu;
+  const int cpu = apart ? setup_.apart_cpu : setup_.cpu;
   poller_.start_anew();
   if (pin_this_thread(cpu) == 0)
     pin_ = WorkerPin(cpu);
@@ -272,7 +277,13 @@ void UringWorker::wait() noexcept {
       return;
     }
   }
+  const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_->begin();
   enter(returned_.announce_sleep());
+  if (gives_way) {
+    queues_.front()->stats().gave_way();
+    if (!give_way_->end())
+      choice_.hold_giving(now_ns());
+  }
   returned_.awake();
   pin_.check();
 }

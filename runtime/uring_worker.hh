@@ -4,6 +4,7 @@
 // next requests.
 #pragma once
 
+#include "give_way.hh"
 #include "hand_back.hh"
 #include "placement.hh"
 #include "poller.hh"
@@ -34,6 +35,7 @@ class UringWorker final : public UringOwner {
     int apart_cpu;              // where to look for what senders on `cpu` send, if that pays; -1: nowhere
     std::size_t payload_bytes;  // of each entry
     bool stats;
+    bool may_give_way;          // to whom it wakes, if that pays
     std::atomic<std::uint64_t> *done;  // requests of all workers, added to once per window
   };
 
@@ -78,6 +80,7 @@ class UringWorker final : public UringOwner {
   const Setup setup_;
   std::vector<std::unique_ptr<UringQueue>> queues_;
   bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker is placed on
+  std::optional<GiveWay> give_way_;  // from begin() on, where that may be
   WaitChoice choice_;
   std::uint64_t served_ = 0;  // requests since choice_ was asked last
   Poller poller_;

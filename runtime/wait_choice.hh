@@ -5,8 +5,9 @@
 // while the sender needs that CPU. One on another CPU takes a request at once while it looks, but the sender's
 // wake-up is an interrupt then, and the CPU it looks on is lost for others. Which of the two gets more done
 // depends on the machine (what interrupts and switches cost, above all in virtual machines), on how many senders
-// there are, and on how soon they come back. So it is tried: now and then a few windows of requests are served in
-// the other way, and the better one goes on.
+// there are, and on how soon they come back. A worker beside its sender may also give way to whom it wakes
+// (give_way.hh), where nobody else wants the CPU. So it is tried: now and then a few windows of requests are served in
+// another way, and the best one goes on.
 #pragma once
 
 #include <algorithm>
@@ -22,15 +23,21 @@ class WaitChoice {
   enum class Way : std::uint8_t {
     beside,  // on the sender's CPU, asleep until a request is there
     apart,   // on another CPU, looking
+    giving,  // beside, and giving way
   };
 
   static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
-  static constexpr unsigned kPatience = 16;       // windows until the other way is tried, at first
+  static constexpr unsigned kPatience = 16;       // windows until another way is tried, at first
   static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here,
   static constexpr std::uint64_t kMostPatienceNs = 1'000'000'000;  // or to as many as this time has
+  static constexpr std::uint64_t kHoldNs = 100'000'000;  // giving way is not tried so long after it has done harm,
+  static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long each time, if that comes soon, up to this
 
-  [[nodiscard]] Way way() const noexcept { return trying_ ? other(best_) : best_; }
+  /// `can_give`: Way::giving may be tried.
+  explicit WaitChoice(bool can_give = false) noexcept : can_give_(can_give) {}
+
+  [[nodiscard]] Way way() const noexcept { return tried_; }
 
   /// At the end of a window: `now` in ns of a clock that does not jump, `done` requests of all workers
   /// since ever: a sender that moves to another CPU, and so to another worker, is not to look like one that slows
@@ -42,12 +49,12 @@ class WaitChoice {
     // The first window after a change has both ways in it.
     if (windows_++ == 0)
       return way();
-    if (trying_ && is_pause(ns))
+    if (trying() && is_pause(ns))
       return way();
     took_[windows_ % kLooks] = ns;
-    if (!trying_ && (windows_ > patience_ || (windows_ > kPatience && now - settled_ > kMostPatienceNs)))
+    if (!trying() && (windows_ > patience_ || (windows_ > kPatience && now - settled_ > kMostPatienceNs) || is_worse()))
       begin_trial();
-    else if (trying_ && (windows_ > kLooks || is_lost(ns)))
+    else if (trying() && (windows_ > kLooks || is_lost(ns)))
       decide();
     return way();
   }
@@ -55,7 +62,16 @@ class WaitChoice {
   /// `apart` cannot be had, or has done harm: as a trial that is lost.
   void reject() noexcept {
     if (way() == Way::apart)
-      settle(Way::beside, false);
+      settle(trying() ? best_ : Way::beside, false);
+  }
+
+  /// Giving way has kept requests waiting: likewise, and it is not tried for a while. `now`: as for look().
+  void hold_giving(std::uint64_t now) noexcept {
+    if (way() != Way::giving)
+      return;
+    hold_ns_ = now - gave_ > hold_ns_ ? kHoldNs : std::clamp(2 * hold_ns_, kHoldNs, kMostHoldNs);
+    hold_until_ = now + hold_ns_;
+    settle(trying() ? best_ : Way::beside, false);
   }
 
  private:
@@ -63,7 +79,22 @@ class WaitChoice {
   static_assert(kPatience > kLooks);
   static constexpr unsigned kMostPauses = 2;
 
-  static Way other(Way way) noexcept { return way == Way::beside ? Way::apart : Way::beside; }
+  [[nodiscard]] bool trying() const noexcept { return tried_ != best_; }
+
+  /// The two others take turns.
+  [[nodiscard]] Way next() noexcept {
+    if (!can_give_ || since_ < hold_until_)
+      return best_ == Way::beside ? Way::apart : Way::beside;
+    turn_ = !turn_;
+    switch (best_) {
+      case Way::beside:
+        return turn_ ? Way::giving : Way::apart;
+      case Way::apart:
+        return turn_ ? Way::giving : Way::beside;
+      default:
+        return turn_ ? Way::beside : Way::apart;
+    }
+  }
 
   [[nodiscard]] std::uint64_t median() const noexcept {
     std::array<std::uint64_t, kLooks> sorted = took_;
@@ -71,9 +102,14 @@ class WaitChoice {
     return sorted[kLooks / 2];
   }
 
+  /// What was settled on takes twice as long as then: it may not be the best any more.
+  [[nodiscard]] bool is_worse() const noexcept { return windows_ > kLooks && median() / 2 > usual_; }
+
   void begin_trial() noexcept {
     reference_ = median();
-    trying_ = true;
+    tried_ = next();
+    if (tried_ == Way::giving)
+      gave_ = since_;
     windows_ = lost_ = pauses_ = 0;
   }
 
@@ -99,27 +135,35 @@ class WaitChoice {
 
   void decide() noexcept {
     const bool won = windows_ > kLooks && wins(median());
-    settle(won ? other(best_) : best_, won);
+    if (won)
+      reference_ = median();
+    settle(won ? tried_ : best_, won);
   }
 
   void settle(Way better, bool changed) noexcept {
     patience_ = changed ? kPatience : std::min(2 * patience_, kMostPatience);
-    best_ = better;
-    trying_ = false;
+    best_ = tried_ = better;
     windows_ = 0;
     settled_ = since_;
+    usual_ = reference_;
   }
 
+  bool can_give_;
+  bool turn_ = false;
   Way best_ = Way::beside;
-  bool trying_ = false;
+  Way tried_ = Way::beside;  // best_: none is
   unsigned windows_ = 0;  // since the last change
   unsigned lost_ = 0;     // of a trial: windows that it did not win
   unsigned pauses_ = 0;   // of a trial: windows that do not count
   unsigned patience_ = kPatience;
   std::uint64_t since_ = 0, done_ = 0;
   std::uint64_t settled_ = 0;  // when the last trial ended
+  std::uint64_t gave_ = 0;        // when giving way was last begun
+  std::uint64_t hold_until_ = 0;  // when it may be tried again
+  std::uint64_t hold_ns_ = 0;     // how long that was held off, last time
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
-  std::uint64_t reference_ = 0;               // their median when the trial began
+  std::uint64_t reference_ = 0;               // their median when the trial began, or of one that won
+  std::uint64_t usual_ = kNever;              // reference_ when the last trial ended
 };
 
 }  // namespace efuse

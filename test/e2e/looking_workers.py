@@ -3,8 +3,9 @@
 # where: host
 # timeout: 120
 # quick: yes
-"""Workers of /dev/fuse and io_uring try to look for requests instead of sleeping: they do it under load, not when their
-budget is 0, all requests are answered either way, and an idle mount costs nothing afterwards."""
+"""Workers of /dev/fuse and io_uring try to look for requests instead of sleeping, those of io_uring also to give way to
+whom they wake: they do it under load, not when they are told not to, all requests are answered either way, and an idle
+mount costs nothing afterwards."""
 
 import os
 import shutil
@@ -16,6 +17,7 @@ from uring_mounts import Mount, SWITCH, WORK, skip, switch
 
 REQUESTS = 8000     # several trials
 UNCACHED = ("-o", "entry_timeout=0,attr_timeout=0")
+STAYS = ("--set", "uring.give_way=false")
 NO_BUDGET = ("--set", "polling.worker_spin_ns=0", "--set", "polling.worker_poll_ns=0")
 
 
@@ -29,23 +31,24 @@ def load(m, clients):
             done.result()   # raises what the client has raised
 
 
-def looks(transport, *arguments):
+def served(transport, *arguments):
+    """What the mount says of itself after some load."""
     with Mount(*UNCACHED, *arguments, transport=transport) as m:
         with open(m.directory + "/f", "wb") as f:
             f.write(b"x")
         for clients in (1, 4):
             load(m, clients)
         state = m.stat()
-        served = state["requests"][{"dev": "stock"}.get(transport, transport)]
-        assert served >= 2 * REQUESTS, state["requests"]
+        requests = state["requests"][{"dev": "stock"}.get(transport, transport)]
+        assert requests >= 2 * REQUESTS, state["requests"]
         time.sleep(0.2)
         before = m.cpu_ticks()
         time.sleep(2)
         used = m.cpu_ticks() - before
         assert used <= 1, f"{transport}: an idle mount has used {used} ticks in 2 s"
-        print(f"ok {transport} {' '.join(arguments)}: {served} requests, {state['looks']} looks, "
-              f"{state['looks_paid']} found one", flush=True)
-        return state["looks"]
+        print(f"ok {transport} {' '.join(arguments)}: {requests} requests, {state['looks']} looks, "
+              f"{state['looks_paid']} found one, {state['gave_way']} times given way", flush=True)
+        return state
 
 
 def main():
@@ -62,8 +65,11 @@ def main():
         switch("Y")
     try:
         for transport in transports:
-            assert looks(transport) > 0, f"{transport}: no worker has looked"
-            assert looks(transport, *NO_BUDGET) == 0, f"{transport}: a worker without a budget has looked"
+            assert served(transport)["looks"] > 0, f"{transport}: no worker has looked"
+            assert served(transport, *NO_BUDGET)["looks"] == 0, f"{transport}: a worker without a budget has looked"
+        if "uring" in transports:
+            assert served("uring")["gave_way"] > 0, "no worker has given way"
+            assert served("uring", *STAYS)["gave_way"] == 0, "a worker that may not has given way"
     finally:
         if was:
             switch(was)

@@ -176,6 +176,7 @@ TEST_CASE("JSON of a snapshot", "[stats]") {
   stats.spliced();
   stats.looked(true);
   stats.looked(false);
+  stats.gave_way();
   StatsSnapshot one, snapshot;
   one.add(stats);
   snapshot.add(one);
@@ -184,6 +185,7 @@ TEST_CASE("JSON of a snapshot", "[stats]") {
   CHECK(json["spliced"] == 1);
   CHECK(json["looks"] == 2);
   CHECK(json["looks_paid"] == 1);
+  CHECK(json["gave_way"] == 1);
   CHECK(json["by_op"].size() == 3);
   CHECK(json["by_op"]["GETATTR"] == nlohmann::json{{"ring", 1}, {"uring", 0}, {"stock", 0}, {"fastpath", 0}});
   CHECK(json["by_op"]["OPCODE_61"]["stock"] == 1);

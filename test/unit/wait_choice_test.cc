@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <array>
+
 using namespace efuse;
 using Way = WaitChoice::Way;
 
@@ -13,13 +15,13 @@ namespace {
 struct Machine {
   WaitChoice choice;
   std::uint64_t now = 1000, done = 0;
-  unsigned windows[2] = {0, 0};  // by way
+  unsigned windows[3] = {0, 0, 0};  // by way
 
-  void window(std::uint64_t beside, std::uint64_t apart) {
-    const bool is_apart = choice.way() == Way::apart;
-    windows[is_apart]++;
+  void window(std::uint64_t beside, std::uint64_t apart, std::uint64_t giving = 0) {
+    const auto way = static_cast<unsigned>(choice.way());
+    windows[way]++;
     done += WaitChoice::kWindow;
-    now += WaitChoice::kWindow * (is_apart ? apart : beside);
+    now += WaitChoice::kWindow * std::array{beside, apart, giving}[way];
     choice.look(now, done);
   }
 
@@ -117,4 +119,75 @@ TEST_CASE("a way that is rejected is a trial lost") {
   CHECK(m.choice.way() == Way::beside);
   CHECK(m.apart_of(2 * WaitChoice::kPatience, 10'000, 5'000) == 0);
   CHECK(m.apart_of(WaitChoice::kPatience, 10'000, 5'000) > 0);
+}
+
+TEST_CASE("what has come to take twice as long is compared with others at once") {
+  Machine m;
+  m.run(10'000, 10'000, 9'000);
+  while (m.choice.way() != Way::beside)
+    m.window(10'000, 9'000);
+  const unsigned soon = WaitChoice::kLooks + 2 + kTrial;
+  m.run(soon, 100'000, 9'000);
+  CHECK(m.choice.way() == Way::apart);
+  // Where the other one is no better, once.
+  Machine all;
+  all.run(10'000, 10'000, 10'000);
+  all.run(1, 10'000, 10'000);
+  CHECK(all.apart_of(WaitChoice::kMostPatience / 2, 100'000, 100'000) <= 2 * kTrial);
+}
+
+TEST_CASE("giving way is one of three where it may be, and the best wins") {
+  const auto share = [](std::uint64_t beside, std::uint64_t apart, std::uint64_t giving, Way way) {
+    Machine m;
+    m.choice = WaitChoice(true);
+    for (int i = 0; i < 500; i++)
+      m.window(beside, apart, giving);
+    const unsigned before = m.windows[static_cast<unsigned>(way)];
+    for (int i = 0; i < 2000; i++)
+      m.window(beside, apart, giving);
+    return m.windows[static_cast<unsigned>(way)] - before;
+  };
+  CHECK(share(10'000, 9'000, 5'000, Way::giving) > 1800);
+  CHECK(share(10'000, 5'000, 9'000, Way::apart) > 1800);
+  CHECK(share(10'000, 3'000, 5'000, Way::apart) > 1800);
+  CHECK(share(10'000, 5'000, 3'000, Way::giving) > 1800);
+  CHECK(share(10'000, 9'000, 9'000, Way::beside) > 1800);
+
+  Machine may_not;
+  for (int i = 0; i < 2000; i++)
+    may_not.window(10'000, 9'000, 1'000);
+  CHECK(may_not.windows[2] == 0);
+}
+
+TEST_CASE("giving way that has kept requests waiting is not tried for a while, longer each time") {
+  Machine m;
+  m.choice = WaitChoice(true);
+  const auto until_giving = [&m] {
+    const std::uint64_t begin = m.now;
+    while (m.choice.way() != Way::giving)
+      m.window(10'000, 10'000, 5'000);
+    return m.now - begin;
+  };
+  until_giving();
+  m.choice.hold_giving(m.now);
+  CHECK(m.choice.way() == Way::beside);
+  const std::uint64_t first = until_giving();
+  CHECK(first >= WaitChoice::kHoldNs);
+  for (int i = 0; i < 20; i++) {
+    m.choice.hold_giving(m.now);
+    until_giving();
+  }
+  m.choice.hold_giving(m.now);
+  const std::uint64_t last = until_giving();
+  CHECK(last >= WaitChoice::kMostHoldNs);
+  CHECK(last < WaitChoice::kMostHoldNs + 2 * WaitChoice::kMostPatienceNs);
+  // It has done well for longer than that: the next time is the first again.
+  for (std::uint64_t end = m.now + 2 * WaitChoice::kMostHoldNs; m.now < end || m.choice.way() != Way::giving;)
+    m.window(10'000, 10'000, 5'000);
+  m.choice.hold_giving(m.now);
+  CHECK(until_giving() < WaitChoice::kMostHoldNs / 2);
+  // Of another way it is not true.
+  m.choice = WaitChoice(true);
+  m.choice.hold_giving(m.now);
+  CHECK(until_giving() < WaitChoice::kHoldNs);
 }
