@@ -48,13 +48,14 @@ bool may_come_back() noexcept try {
 
 }  // namespace
 
-GiveWay::GiveWay() noexcept {
+bool GiveWay::prepare() noexcept {
   if (::sched_getscheduler(0) == SCHED_OTHER && may_come_back())
     schedstat_.reset(::open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC));
+  return static_cast<bool>(schedstat_);
 }
 
 bool GiveWay::begin() noexcept {
-  if (!can() || !set_policy(SCHED_IDLE))
+  if (!schedstat_ || !set_policy(SCHED_IDLE))
     return false;
   begun_ns_ = now_ns();
   return true;
@@ -73,7 +74,7 @@ bool GiveWay::end() noexcept {
 }
 
 void GiveWay::restart() noexcept {
-  if (can())
+  if (schedstat_)
     waited_ns_ = on_run_queue_ns(schedstat_.get());
 }
 

@@ -16,14 +16,12 @@
 
 namespace efuse {
 
-/// Of one thread, and to be made by it; not thread-safe.
+/// Of one thread, which calls all of it; not thread-safe.
 class GiveWay {
  public:
-  GiveWay() noexcept;
-
-  /// Only a SCHED_OTHER thread that may become one again, by CAP_SYS_NICE or RLIMIT_NICE, and can see how long it has
+  /// From here on it may be done. false: it cannot. Only a SCHED_OTHER thread that may become one again, by CAP_SYS_NICE or RLIMIT_NICE, and can see how long it has
   /// waited for its CPU (/proc/thread-self/schedstat), can do it.
-  [[nodiscard]] bool can() const noexcept { return static_cast<bool>(schedstat_); }
+  bool prepare() noexcept;
 
   /// SCHED_IDLE from here to end(). false: not, and there is nothing to end.
   [[nodiscard]] bool begin() noexcept;
@@ -35,7 +33,7 @@ class GiveWay {
  private:
   static constexpr std::uint64_t kLongNs = 1'000'000;  // as long as others' slices; no wake-up takes so long
 
-  Fd schedstat_;  // not open: cannot
+  Fd schedstat_;  // not open: not to be done
   std::uint64_t begun_ns_ = 0;
   std::uint64_t waited_ns_ = 0;  // for a CPU, in all, when it was last looked at
 };

@@ -93,6 +93,8 @@ class SessionCore {
   /// Readers of /dev/fuse that other transports' threads may have to stand in for (Transport::serve_while_resting());
   /// nullptr: none yet. Stays until those threads have ended.
   std::atomic<Transport *> resting_readers{nullptr};
+  /// A request has been answered after which the kernel may let go of nodes, and nobody has looked since.
+  std::atomic<bool> forgets_due{false};
 
   /// Who is to be told of changes that the rings' module does not see; nullptr: nobody. What it points to stays as
   /// long as the session.

@@ -33,9 +33,9 @@ class Transport {
   virtual void stop() noexcept = 0;
   /// Mark the request in flight with this unique as interrupted; false: not here.
   virtual bool interrupt(std::uint64_t unique) noexcept = 0;
-  /// For threads of other transports, before they serve what they have: while all readers of this one rest, serve what
-  /// waits for them. So whatever the kernel said before a request is known when that is served.
-  virtual void serve_while_resting() noexcept {}
+  /// For threads of other transports that need to know what the kernel has let go of: while all readers of this one rest,
+  /// serve what waits for them. false: nothing did.
+  virtual bool serve_while_resting() noexcept { return true; }
   /// Settings that may change while serving: polling and balancing. Any thread.
   virtual void tune(const Config &) noexcept {}
   /// After stop(): the filesystem holds requests of this transport still.

@@ -277,12 +277,13 @@ class DevChannel final : public Channel {
     current_ = nullptr;
   }
 
-  /// Serve what is there, on the calling thread, without waiting: for channels without a thread of their own, on an open
-  /// file of theirs. One thread at a time.
-  void serve_waiting() noexcept {
+  /// Serve what is there up to the FORGETs, which come in one message, on the calling thread, without waiting: for
+  /// channels without a thread of their own, on an open file of theirs. One thread at a time. false: there was nothing.
+  bool serve_waiting() noexcept {
     if (!set_blocking(false))
-      return;
+      return true;
     current_ = this;
+    bool found = false;
     for (unsigned i = 0; i < kMostForGuest; ++i) {
       PooledRequest *request = take_request();
       const ssize_t n = ::read(read_fd_.get(), message_, message_size_);
@@ -290,9 +291,13 @@ class DevChannel final : public Channel {
         pool_.put_back(*request);
         break;
       }
+      found = forgets();
       handle(*request, static_cast<std::size_t>(n));
+      if (found)
+        break;
     }
     current_ = nullptr;
+    return found;
   }
 
   /// From here on read_fd_ is at end-of-file; the thread has to be woken as well.
@@ -465,7 +470,7 @@ class DevChannel final : public Channel {
   }
 
   static constexpr int kPauses = 8;
-  static constexpr unsigned kMostForGuest = 8;           // messages; one may tell of thousands of nodes
+  static constexpr unsigned kMostForGuest = 8;           // messages, which are INTERRUPTs up to the last
   static constexpr long kRestNs = 10'000'000;            // a hundred wake-ups a second at most
   static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
   static constexpr unsigned kMostLongCalls = 3;          // in a window; one may just have lost its CPU
@@ -577,12 +582,11 @@ class DevTransport final : public Transport {
     settings_.adaptive = config.adaptive;
   }
 
-  void serve_while_resting() noexcept override {
+  bool serve_while_resting() noexcept override {
     if (resting_.load(std::memory_order_acquire) != readers_)
-      return;  // one that waits is woken by what comes, and should find it
+      return true;  // one that waits is woken by what comes, and should find it
     const std::unique_lock guest(guest_mutex_, std::try_to_lock);
-    if (guest)  // else another is at it
-      channels_.back()->serve_waiting();
+    return !guest || channels_.back()->serve_waiting();  // else another is at it
   }
 
   bool interrupt(std::uint64_t unique) noexcept override {

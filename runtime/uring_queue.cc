@@ -4,6 +4,7 @@
 #include "dispatch.hh"
 #include "protocol.hh"
 #include "session_core.hh"
+#include "transport.hh"
 
 #include <linux/fuse.h>
 #include <unistd.h>
@@ -20,6 +21,33 @@ using protocol::UringHeaders;
 // The header moves up to the first argument, so that both are one piece; what lies before is read by then.
 constexpr std::size_t kHeaderAt = protocol::kUringInOut - sizeof(fuse_in_header);
 static_assert(kHeaderAt >= sizeof(fuse_in_header) && kHeaderAt % 8 == 0);
+
+/// After the answer the kernel may let go of a node, which it says by /dev/fuse.
+constexpr bool lets_go(std::uint32_t opcode) noexcept {
+  return opcode == FUSE_UNLINK || opcode == FUSE_RMDIR || opcode == FUSE_RENAME || opcode == FUSE_RENAME2 ||
+         opcode == FUSE_RELEASE;
+}
+
+/// It matters what the filesystem has free.
+constexpr bool wants_space(std::uint32_t opcode) noexcept {
+  switch (opcode) {
+    case FUSE_STATFS:
+    case FUSE_WRITE:
+    case FUSE_FALLOCATE:
+    case FUSE_COPY_FILE_RANGE:
+    case FUSE_SETATTR:
+    case FUSE_SETXATTR:
+    case FUSE_CREATE:
+    case FUSE_MKNOD:
+    case FUSE_MKDIR:
+    case FUSE_SYMLINK:
+    case FUSE_LINK:
+    case FUSE_TMPFILE:
+      return true;
+    default:
+      return false;
+  }
+}
 
 std::size_t page_bytes() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
@@ -118,8 +146,11 @@ void UringQueue::serve(UringSlot &slot, std::uint64_t now) noexcept {
   if (describe(slot)) [[likely]] {
     fuse_in_header in;
     std::memcpy(&in, slot.msg.head.data(), sizeof in);
-    if (in.opcode != FUSE_NOTIFY_REPLY || in.unique != kUringStir) [[likely]]
+    if (in.opcode != FUSE_NOTIFY_REPLY || in.unique != kUringStir) [[likely]] {
+      if (wants_space(in.opcode) && session_.forgets_due.load(std::memory_order_relaxed))
+        take_forgets();
       return dispatch(slot);
+    }
     write_answer(slot, in.unique, 0, 0);
     return owner_.answered(slot);
   }
@@ -128,6 +159,14 @@ void UringQueue::serve(UringSlot &slot, std::uint64_t now) noexcept {
   std::memcpy(&unique, slot.headers->in_out + offsetof(fuse_in_header, unique), sizeof unique);
   write_answer(slot, unique, -EIO, 0);
   owner_.answered(slot);
+}
+
+/// What files held that are gone by now.
+void UringQueue::take_forgets() noexcept {
+  Transport *stock = session_.resting_readers.load(std::memory_order_acquire);
+  session_.forgets_due.store(false, std::memory_order_relaxed);
+  if (stock != nullptr && !stock->serve_while_resting())
+    session_.forgets_due.store(true, std::memory_order_relaxed);  // not here yet, if there are any
 }
 
 int UringQueue::reply(fuse_req &req, int error, std::span<const iovec> body) noexcept {
@@ -178,6 +217,8 @@ void UringQueue::finish(UringSlot &slot, int error, std::size_t len) noexcept {
   if (timed_)
     stats_.completed(slot.opcode, Way::uring, 0, now_ns() - slot.dequeue_ns);
   slot.unique.store(0, std::memory_order_relaxed);
+  if (lets_go(slot.opcode) && !session_.forgets_due.load(std::memory_order_relaxed))
+    session_.forgets_due.store(true, std::memory_order_relaxed);
   owner_.answered(slot);
 }
 

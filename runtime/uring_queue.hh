@@ -97,6 +97,7 @@ class UringQueue final : public Channel {
   unsigned step = 1;         // see UringShare
 
  private:
+  void take_forgets() noexcept;
   struct Slab {
     Mapping memory;
     std::unique_ptr<UringSlot[]> slots;

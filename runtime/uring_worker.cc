@@ -74,9 +74,7 @@ UringWorker::UringWorker(SessionCore &session, const Setup &setup, std::span<con
 }
 
 void UringWorker::begin() {
-  if (setup_.may_give_way && setup_.cpu >= 0)
-    give_way_.emplace();
-  choice_ = WaitChoice(give_way_ && give_way_->can());
+  choice_ = WaitChoice(setup_.may_give_way && setup_.cpu >= 0 && give_way_.prepare(), setup_.won);
   unsigned entries = 0;
   for (auto &queue : queues_)
     entries += std::max(queue->wanted, queue->step);
@@ -123,8 +121,6 @@ void UringWorker::run() noexcept {
 void UringWorker::serve() noexcept {
   std::array<UringRing::Completion, kBatch> batch;
   const unsigned count = ring_->take(batch);
-  if (Transport *stock = session_.resting_readers.load(std::memory_order_acquire); count != 0 && stock != nullptr)
-    stock->serve_while_resting();
   std::uint64_t oldest = 0;
   for (unsigned i = 0; i < count; i++) {
     if (batch[i].data == nullptr)
@@ -234,7 +230,7 @@ void UringWorker::stir(UringQueue &queue) noexcept {
 
 /// Once a window: on which CPU to wait for the next one.
 void UringWorker::choose() noexcept {
-  if ((setup_.apart_cpu < 0 && !give_way_) || served_ < WaitChoice::kWindow)
+  if (served_ < WaitChoice::kWindow)
     return;
   const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
   served_ = 0;
@@ -243,7 +239,7 @@ void UringWorker::choose() noexcept {
   if (poller_.off() || setup_.apart_cpu < 0)
     choice_.reject();
   if (choice_.way() == WaitChoice::Way::giving)
-    give_way_->restart();
+    give_way_.restart();
   const bool apart = choice_.way() == WaitChoice::Way::apart;
   if (apart == was_apart)
     return;
@@ -277,11 +273,11 @@ void UringWorker::wait() noexcept {
       return;
     }
   }
-  const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_->begin();
+  const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_.begin();
   enter(returned_.announce_sleep());
   if (gives_way) {
     queues_.front()->stats().gave_way();
-    if (!give_way_->end())
+    if (!give_way_.end())
       choice_.hold_giving(now_ns());
   }
   returned_.awake();

@@ -37,6 +37,7 @@ class UringWorker final : public UringOwner {
     bool stats;
     bool may_give_way;          // to whom it wakes, if that pays
     std::atomic<std::uint64_t> *done;  // requests of all workers, added to once per window
+    std::atomic<WaitChoice::Way> *won;
   };
 
   /// Throws std::system_error.
@@ -80,7 +81,7 @@ class UringWorker final : public UringOwner {
   const Setup setup_;
   std::vector<std::unique_ptr<UringQueue>> queues_;
   bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker is placed on
-  std::optional<GiveWay> give_way_;  // from begin() on, where that may be
+  GiveWay give_way_;
   WaitChoice choice_;
   std::uint64_t served_ = 0;  // requests since choice_ was asked last
   Poller poller_;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <limits>
 
@@ -26,16 +27,17 @@ class WaitChoice {
     giving,  // beside, and giving way
   };
 
-  static constexpr unsigned kWindow = 64;         // requests between two calls of look(), about
+  static constexpr unsigned kWindow = 32;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
-  static constexpr unsigned kPatience = 16;       // windows until another way is tried, at first
+  static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first
   static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here,
-  static constexpr std::uint64_t kMostPatienceNs = 1'000'000'000;  // or to as many as this time has
-  static constexpr std::uint64_t kHoldNs = 100'000'000;  // giving way is not tried so long after it has done harm,
-  static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long each time, if that comes soon, up to this
+  static constexpr std::uint64_t kMostPatienceNs = 4'000'000'000;  // or to as many as this time has
+  static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
+  static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
 
-  /// `can_give`: Way::giving may be tried.
-  explicit WaitChoice(bool can_give = false) noexcept : can_give_(can_give) {}
+  /// `can_give`: Way::giving may be tried. `won`: of all workers, what was last found to be better than another; nullptr:
+  /// there are none.
+  explicit WaitChoice(bool can_give = false, std::atomic<Way> *won = nullptr) noexcept : can_give_(can_give), won_(won) {}
 
   [[nodiscard]] Way way() const noexcept { return tried_; }
 
@@ -69,8 +71,7 @@ class WaitChoice {
   void hold_giving(std::uint64_t now) noexcept {
     if (way() != Way::giving)
       return;
-    hold_ns_ = now - gave_ > hold_ns_ ? kHoldNs : std::clamp(2 * hold_ns_, kHoldNs, kMostHoldNs);
-    hold_until_ = now + hold_ns_;
+    hold(Way::giving, now);
     settle(trying() ? best_ : Way::beside, false);
   }
 
@@ -81,19 +82,40 @@ class WaitChoice {
 
   [[nodiscard]] bool trying() const noexcept { return tried_ != best_; }
 
-  /// The two others take turns.
+  /// Of each way.
+  struct Hold {
+    std::uint64_t begun = 0;  // when it was last taken up
+    std::uint64_t until = 0;  // when it may be tried again
+    std::uint64_t ns = 0;     // how long that was, last time
+  };
+  [[nodiscard]] Hold &hold_of(Way way) noexcept { return holds_[static_cast<std::size_t>(way)]; }
+
+  void hold(Way way, std::uint64_t now) noexcept {
+    Hold &h = hold_of(way);
+    h.ns = now - h.begun > h.ns ? kHoldNs : std::clamp(2 * h.ns, kHoldNs, kMostHoldNs);
+    h.until = now + h.ns;
+  }
+
+  [[nodiscard]] bool may_try(Way way) noexcept {
+    return (can_give_ || way != Way::giving) && since_ >= hold_of(way).until;
+  }
+
+  /// The two others take turns, but giving way comes first where it may be the cure, and what others have found where
+  /// nothing is known yet. The best where none may be tried.
   [[nodiscard]] Way next() noexcept {
-    if (!can_give_ || since_ < hold_until_)
-      return best_ == Way::beside ? Way::apart : Way::beside;
-    turn_ = !turn_;
-    switch (best_) {
-      case Way::beside:
-        return turn_ ? Way::giving : Way::apart;
-      case Way::apart:
-        return turn_ ? Way::giving : Way::beside;
-      default:
-        return turn_ ? Way::beside : Way::apart;
+    static constexpr Way kOthers[][2] = {{Way::giving, Way::apart}, {Way::giving, Way::beside}, {Way::beside, Way::apart}};
+    if (worse_ && best_ != Way::giving && may_try(Way::giving))
+      return Way::giving;
+    if (won_ != nullptr && patience_ == kPatience)
+      if (const Way way = won_->load(std::memory_order_relaxed); way != best_ && may_try(way))
+        return way;
+    for (int i = 0; i < 2; i++) {
+      const Way way = kOthers[static_cast<std::size_t>(best_)][turn_];
+      turn_ = !turn_;
+      if (may_try(way))
+        return way;
     }
+    return best_;
   }
 
   [[nodiscard]] std::uint64_t median() const noexcept {
@@ -102,20 +124,24 @@ class WaitChoice {
     return sorted[kLooks / 2];
   }
 
-  /// What was settled on takes twice as long as then: it may not be the best any more.
-  [[nodiscard]] bool is_worse() const noexcept { return windows_ > kLooks && median() / 2 > usual_; }
+  /// What was settled on takes twice as long as then: it may not be the best any more. Where a worker may give way that
+  /// is mostly the scheduler, which has begun to move the sender about.
+  [[nodiscard]] bool is_worse() const noexcept { return can_give_ && windows_ > kLooks && median() / 2 > usual_; }
 
   void begin_trial() noexcept {
     reference_ = median();
+    worse_ = is_worse();
     tried_ = next();
-    if (tried_ == Way::giving)
-      gave_ = since_;
+    if (!trying())
+      return settle(best_, false);
+    hold_of(tried_).begun = since_;
     windows_ = lost_ = pauses_ = 0;
   }
 
-  /// A CPU that looks is not free: `apart` has to be better by a quarter.
+  /// A CPU that looks is not free, and each change costs: what is tried has to be better by an eighth, but not to end
+  /// that.
   [[nodiscard]] bool wins(std::uint64_t tried) const noexcept {
-    return best_ == Way::apart ? reference_ >= tried - tried / 4 : tried < reference_ - reference_ / 4;
+    return best_ == Way::apart ? reference_ >= tried - tried / 8 : tried < reference_ - reference_ / 8;
   }
 
   /// The senders, not the way, took so long; where that happens time and again, it was the way.
@@ -127,16 +153,21 @@ class WaitChoice {
     return true;
   }
 
-  /// The trial need not go on: its median cannot win any more. A window that takes twice as long counts twice.
+  /// The trial need not go on: its median cannot win any more. A window that takes half as long again counts twice.
   [[nodiscard]] bool is_lost(std::uint64_t ns) noexcept {
-    lost_ += wins(ns) ? 0 : ns / 2 > reference_ ? 2 : 1;
+    lost_ += wins(ns) ? 0 : ns - ns / 3 > reference_ ? 2 : 1;
     return lost_ > kLooks / 2;
   }
 
   void decide() noexcept {
     const bool won = windows_ > kLooks && wins(median());
-    if (won)
+    if (won) {
       reference_ = median();
+      if (worse_)  // it looked better than it is
+        hold(best_, since_);
+      if (won_ != nullptr)
+        won_->store(tried_, std::memory_order_relaxed);
+    }
     settle(won ? tried_ : best_, won);
   }
 
@@ -149,7 +180,9 @@ class WaitChoice {
   }
 
   bool can_give_;
-  bool turn_ = false;
+  std::atomic<Way> *won_;
+  bool turn_ = false;        // of the two that may be tried
+  bool worse_ = false;       // the trial was begun because the best has turned bad
   Way best_ = Way::beside;
   Way tried_ = Way::beside;  // best_: none is
   unsigned windows_ = 0;  // since the last change
@@ -158,9 +191,7 @@ class WaitChoice {
   unsigned patience_ = kPatience;
   std::uint64_t since_ = 0, done_ = 0;
   std::uint64_t settled_ = 0;  // when the last trial ended
-  std::uint64_t gave_ = 0;        // when giving way was last begun
-  std::uint64_t hold_until_ = 0;  // when it may be tried again
-  std::uint64_t hold_ns_ = 0;     // how long that was held off, last time
+  std::array<Hold, 3> holds_{};
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
   std::uint64_t reference_ = 0;               // their median when the trial began, or of one that won
   std::uint64_t usual_ = kNever;              // reference_ when the last trial ended

@@ -32,7 +32,7 @@ void in_thread(Body body) {
 TEST_CASE("SCHED_IDLE from begin() to end(), and never otherwise") {
   in_thread([] {
     GiveWay give_way;
-    if (!give_way.can()) {
+    if (!give_way.prepare()) {
       WARN("this process may not come back from SCHED_IDLE: not tested");
       return;
     }
@@ -51,7 +51,7 @@ TEST_CASE("a thread of another policy is left alone") {
     const sched_param none{};
     REQUIRE(::sched_setscheduler(0, SCHED_BATCH, &none) == 0);
     GiveWay give_way;
-    CHECK_FALSE(give_way.can());
+    CHECK_FALSE(give_way.prepare());
     CHECK_FALSE(give_way.begin());
     CHECK(::sched_getscheduler(0) == SCHED_BATCH);
   });
@@ -70,7 +70,7 @@ TEST_CASE("who could not come back does not go") {
         ::setuid(65534) != 0)
       ::_exit(2);
     GiveWay give_way;
-    ::_exit(!give_way.can() && !give_way.begin() && ::sched_getscheduler(0) == SCHED_OTHER ? 0 : 1);
+    ::_exit(!give_way.prepare() && !give_way.begin() && ::sched_getscheduler(0) == SCHED_OTHER ? 0 : 1);
   }
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
@@ -86,7 +86,7 @@ TEST_CASE("it shows that others want the CPU, and that nobody does") {
     cpu++;
   in_thread([cpu] {
     GiveWay give_way;
-    if (!give_way.can()) {
+    if (!give_way.prepare()) {
       WARN("this process may not come back from SCHED_IDLE: not tested");
       return;
     }

@@ -42,7 +42,7 @@ constexpr unsigned kTrial = WaitChoice::kLooks + 1;
 
 }  // namespace
 
-TEST_CASE("what is faster by more than a quarter is used, but for trials") {
+TEST_CASE("what is faster by more than an eighth is used, but for trials") {
   Machine m;
   CHECK(m.choice.way() == Way::beside);
   m.run(100, 10'000, 5'000);
@@ -53,8 +53,8 @@ TEST_CASE("what is faster by more than a quarter is used, but for trials") {
   CHECK(slower.apart_of(2560, 10'000, 20'000) <= 10 * kTrial);
 
   Machine hardly;
-  hardly.run(100, 10'000, 8'000);
-  CHECK(hardly.apart_of(2560, 10'000, 8'000) <= 10 * kTrial);
+  hardly.run(100, 10'000, 9'000);
+  CHECK(hardly.apart_of(2560, 10'000, 9'000) <= 10 * kTrial);
 }
 
 TEST_CASE("a trial that cannot win any more ends, one that does harm sooner") {
@@ -95,7 +95,7 @@ TEST_CASE("a sender that pauses now and then changes nothing") {
     if (i % 5 == 0)
       m.now += 1'000'000'000;
   }
-  CHECK(m.windows[1] > 2000);  // with so few requests to a second, more of them are trials
+  CHECK(m.windows[1] > 1500);  // with so few requests to a second, many of them are trials
 }
 
 TEST_CASE("requests that others serve count") {
@@ -123,17 +123,34 @@ TEST_CASE("a way that is rejected is a trial lost") {
 
 TEST_CASE("what has come to take twice as long is compared with others at once") {
   Machine m;
-  m.run(10'000, 10'000, 9'000);
+  m.choice = WaitChoice(true);
+  const auto run = [](Machine &on, unsigned count, std::uint64_t beside, std::uint64_t apart, std::uint64_t giving) {
+    for (unsigned i = 0; i < count; i++)
+      on.window(beside, apart, giving);
+  };
+  run(m, 10'000, 10'000, 9'000, 9'000);
   while (m.choice.way() != Way::beside)
-    m.window(10'000, 9'000);
-  const unsigned soon = WaitChoice::kLooks + 2 + kTrial;
-  m.run(soon, 100'000, 9'000);
-  CHECK(m.choice.way() == Way::apart);
-  // Where the other one is no better, once.
+    m.window(10'000, 9'000, 9'000);
+  unsigned soon = 0;
+  for (; m.choice.way() != Way::giving; soon++)
+    m.window(100'000, 100'000, 9'000);
+  CHECK(soon <= 2 * (WaitChoice::kLooks + 2 + kTrial));
+  // It looked better than it is: it is not tried again so soon, though it seems better now.
+  run(m, kTrial, 100'000, 100'000, 9'000);
+  const std::uint64_t since = m.now;
+  while (m.choice.way() != Way::beside)
+    m.window(1'000, 100'000, 9'000);
+  CHECK(m.now - since >= WaitChoice::kHoldNs / 2);
+
+  // Where no other one is better, once.
   Machine all;
-  all.run(10'000, 10'000, 10'000);
-  all.run(1, 10'000, 10'000);
-  CHECK(all.apart_of(WaitChoice::kMostPatience / 2, 100'000, 100'000) <= 2 * kTrial);
+  all.choice = WaitChoice(true);
+  run(all, 10'000, 10'000, 10'000, 10'000);
+  while (all.choice.way() != Way::beside)
+    all.window(10'000, 10'000, 10'000);
+  const unsigned before = all.windows[0];
+  run(all, WaitChoice::kMostPatience / 2, 100'000, 100'000, 100'000);
+  CHECK(all.windows[0] - before >= WaitChoice::kMostPatience / 2 - 2 * kTrial);
 }
 
 TEST_CASE("giving way is one of three where it may be, and the best wins") {
