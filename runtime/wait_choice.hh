@@ -29,9 +29,11 @@ class WaitChoice {
 
   static constexpr unsigned kWindow = 32;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
-  static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first
+  static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first,
+  static constexpr unsigned kLaterPatience = 16;  // and after one that has won;
   static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here,
   static constexpr std::uint64_t kMostPatienceNs = 4'000'000'000;  // or to as many as this time has
+  static constexpr std::uint64_t kWorthNs = 10'000'000;  // what was better for so long was worth the change
   static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
   static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
 
@@ -126,11 +128,16 @@ class WaitChoice {
 
   /// What was settled on takes twice as long as then: it may not be the best any more. Where a worker may give way that
   /// is mostly the scheduler, which has begun to move the sender about.
-  [[nodiscard]] bool is_worse() const noexcept { return can_give_ && windows_ > kLooks && median() / 2 > usual_; }
+  [[nodiscard]] bool is_worse() const noexcept { return can_give_ && windows_ > kLooks && latest() / 2 > usual_; }
+
+  /// The better one of the last two windows.
+  [[nodiscard]] std::uint64_t latest() const noexcept {
+    return std::min(took_[windows_ % kLooks], took_[(windows_ - 1) % kLooks]);
+  }
 
   void begin_trial() noexcept {
-    reference_ = median();
     worse_ = is_worse();
+    reference_ = worse_ ? latest() : median();
     tried_ = next();
     if (!trying())
       return settle(best_, false);
@@ -163,7 +170,7 @@ class WaitChoice {
     const bool won = windows_ > kLooks && wins(median());
     if (won) {
       reference_ = median();
-      if (worse_)  // it looked better than it is
+      if (worse_ && since_ - hold_of(best_).begun < kWorthNs)  // it looked better than it is
         hold(best_, since_);
       if (won_ != nullptr)
         won_->store(tried_, std::memory_order_relaxed);
@@ -172,7 +179,7 @@ class WaitChoice {
   }
 
   void settle(Way better, bool changed) noexcept {
-    patience_ = changed ? kPatience : std::min(2 * patience_, kMostPatience);
+    patience_ = changed ? kLaterPatience : std::min(2 * patience_, kMostPatience);
     best_ = tried_ = better;
     windows_ = 0;
     settled_ = since_;

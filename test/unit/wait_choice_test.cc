@@ -135,12 +135,27 @@ TEST_CASE("what has come to take twice as long is compared with others at once")
   for (; m.choice.way() != Way::giving; soon++)
     m.window(100'000, 100'000, 9'000);
   CHECK(soon <= 2 * (WaitChoice::kLooks + 2 + kTrial));
-  // It looked better than it is: it is not tried again so soon, though it seems better now.
-  run(m, kTrial, 100'000, 100'000, 9'000);
-  const std::uint64_t since = m.now;
+  // It wins again, and looked better than it is: then it is not tried so soon.
+  const auto until_beside = [&m] {
+    const std::uint64_t since = m.now;
+    while (m.choice.way() != Way::beside)
+      m.window(1'000, 100'000, 9'000);
+    return m.now - since;
+  };
+  CHECK(until_beside() < WaitChoice::kHoldNs);
+  run(m, 2 * kTrial, 1'000, 100'000, 9'000);
+  REQUIRE(m.choice.way() == Way::beside);
+  run(m, 3 + kTrial, 30'000, 100'000, 9'000);
+  REQUIRE(m.choice.way() == Way::giving);
+  CHECK(until_beside() >= WaitChoice::kHoldNs / 2);
+  // It was better for a while: that was worth it.
+  for (const std::uint64_t end = m.now + 2 * WaitChoice::kWorthNs; m.now < end;)
+    m.window(1'000, 100'000, 9'000);
   while (m.choice.way() != Way::beside)
     m.window(1'000, 100'000, 9'000);
-  CHECK(m.now - since >= WaitChoice::kHoldNs / 2);
+  while (m.choice.way() != Way::giving)
+    m.window(30'000, 100'000, 9'000);
+  CHECK(until_beside() < WaitChoice::kHoldNs);
 
   // Where no other one is better, once.
   Machine all;
