@@ -122,6 +122,7 @@ void UringWorker::serve() noexcept {
   std::array<UringRing::Completion, kBatch> batch;
   const unsigned count = ring_->take(batch);
   std::uint64_t oldest = 0;
+  rounds_ += count != 0 ? 1 : 0;
   for (unsigned i = 0; i < count; i++) {
     if (batch[i].data == nullptr)
       continue;
@@ -230,10 +231,10 @@ void UringWorker::stir(UringQueue &queue) noexcept {
 
 /// Once a window: on which CPU to wait for the next one.
 void UringWorker::choose() noexcept {
-  if (served_ < WaitChoice::kWindow)
+  if (served_ < WaitChoice::kWindow || rounds_ < kRounds)
     return;
   const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
-  served_ = 0;
+  served_ = rounds_ = 0;
   const bool was_apart = choice_.way() == WaitChoice::Way::apart;
   choice_.look(now_ns(), done);
   if (poller_.off() || setup_.apart_cpu < 0)

@@ -61,6 +61,7 @@ class UringWorker final : public UringOwner {
 
  private:
   static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
+  static constexpr unsigned kRounds = 24;              // of a window of choice_ at least: many senders come in batches
   static constexpr std::uint64_t kCommitNs = 50'000;   // an answer waits at most so long for its batch
 
   void register_entries(UringQueue &queue, unsigned count);
@@ -84,6 +85,7 @@ class UringWorker final : public UringOwner {
   GiveWay give_way_;
   WaitChoice choice_;
   std::uint64_t served_ = 0;  // requests since choice_ was asked last
+  std::uint64_t rounds_ = 0;  // that brought them
   Poller poller_;
   WorkerPin pin_;
   Fd wake_;                          // eventfd

@@ -202,6 +202,8 @@ def falls_back(machine, slow):
 
 
 def main():
+    # Programs are to end by it, also where the shell that runs this in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with programs.Machine() as machine:
         slow = compile_slow(machine)
         at_a_time(machine, slow)
