@@ -19,8 +19,8 @@ namespace efuse {
 /// Of one thread, which calls all of it; not thread-safe.
 class GiveWay {
  public:
-  /// From here on it may be done. false: it cannot. Only a SCHED_OTHER thread that may become one again, by CAP_SYS_NICE or RLIMIT_NICE, and can see how long it has
-  /// waited for its CPU (/proc/thread-self/schedstat), can do it.
+  /// From here on it may be done. false: it cannot. Only a SCHED_OTHER thread that may become one again, by CAP_SYS_NICE
+  /// or RLIMIT_NICE, and can see how long it has waited for its CPU (/proc/thread-self/schedstat), can do it.
   bool prepare() noexcept;
 
   /// SCHED_IDLE from here to end(). false: not, and there is nothing to end.

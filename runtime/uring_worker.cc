@@ -229,27 +229,33 @@ void UringWorker::stir(UringQueue &queue) noexcept {
   });
 }
 
-/// Once a window: on which CPU to wait for the next one.
+/// Once a window: how to wait for the next one.
 void UringWorker::choose() noexcept {
   if (served_ < WaitChoice::kWindow || rounds_ < kRounds)
     return;
   const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
   served_ = rounds_ = 0;
-  const bool was_apart = choice_.way() == WaitChoice::Way::apart;
   choice_.look(now_ns(), done);
   if (poller_.off() || setup_.apart_cpu < 0)
     choice_.reject();
   if (choice_.way() == WaitChoice::Way::giving)
     give_way_.restart();
+  go();
+}
+
+/// To the CPU that choice_ says.
+void UringWorker::go() noexcept {
   const bool apart = choice_.way() == WaitChoice::Way::apart;
-  if (apart == was_apart)
+  if (apart == apart_)
     return;
   const int cpu = apart ? setup_.apart_cpu : setup_.cpu;
   poller_.start_anew();
-  if (pin_this_thread(cpu) == 0)
+  if (pin_this_thread(cpu) == 0) {
+    apart_ = apart;
     pin_ = WorkerPin(cpu);
-  else
+  } else {
     choice_.reject();
+  }
 }
 
 /// Submit, and wait for requests, answers of other threads, or stop().
@@ -278,8 +284,10 @@ void UringWorker::wait() noexcept {
   enter(returned_.announce_sleep());
   if (gives_way) {
     queues_.front()->stats().gave_way();
-    if (!give_way_.end())
+    if (!give_way_.end()) {
       choice_.hold_giving(now_ns());
+      go();
+    }
   }
   returned_.awake();
   pin_.check();

@@ -37,7 +37,7 @@ class UringWorker final : public UringOwner {
     bool stats;
     bool may_give_way;          // to whom it wakes, if that pays
     std::atomic<std::uint64_t> *done;  // requests of all workers, added to once per window
-    std::atomic<WaitChoice::Way> *won;
+    std::atomic<WaitChoice::Way> *won;  // of all workers: what was last found to be the better way
   };
 
   /// Throws std::system_error.
@@ -70,6 +70,7 @@ class UringWorker final : public UringOwner {
   void stir(UringQueue &queue) noexcept;
   void prepare_answers() noexcept;
   void choose() noexcept;
+  void go() noexcept;
   void wait() noexcept;
   void enter(bool wait) noexcept;
   void serve() noexcept;
@@ -82,6 +83,7 @@ class UringWorker final : public UringOwner {
   const Setup setup_;
   std::vector<std::unique_ptr<UringQueue>> queues_;
   bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker is placed on
+  bool apart_ = false;      // on setup_.apart_cpu
   GiveWay give_way_;
   WaitChoice choice_;
   std::uint64_t served_ = 0;  // requests since choice_ was asked last
