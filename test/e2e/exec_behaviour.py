@@ -202,8 +202,9 @@ def falls_back(machine, slow):
 
 
 def main():
-    # Programs are to end by it, also where the shell that runs this in the background ignores it.
+    # Programs are to end by these, also where who has started this ignores them (nohup, a shell in the background).
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with programs.Machine() as machine:
         slow = compile_slow(machine)
         at_a_time(machine, slow)
