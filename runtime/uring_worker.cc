@@ -282,6 +282,7 @@ void UringWorker::wait() noexcept {
   }
   const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_.begin();
   enter(returned_.announce_sleep());
+  returned_.awake();
   if (gives_way) {
     queues_.front()->stats().gave_way();
     if (!give_way_.end()) {
@@ -289,7 +290,6 @@ void UringWorker::wait() noexcept {
       go();
     }
   }
-  returned_.awake();
   pin_.check();
 }
 

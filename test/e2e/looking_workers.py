@@ -9,6 +9,7 @@ mount costs nothing afterwards."""
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,12 @@ def load(m, clients):
     with ThreadPoolExecutor(clients) as pool:
         for done in [pool.submit(client) for _ in range(clients)]:
             done.result()   # raises what the client has raised
+
+
+def may_give_way():
+    """Whether a process of ours may come back from SCHED_IDLE."""
+    both = "import os; [os.sched_setscheduler(0, p, os.sched_param(0)) for p in (os.SCHED_IDLE, os.SCHED_OTHER)]"
+    return subprocess.run([sys.executable, "-c", both], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def served(transport, *arguments):
@@ -68,7 +75,10 @@ def main():
             assert served(transport)["looks"] > 0, f"{transport}: no worker has looked"
             assert served(transport, *NO_BUDGET)["looks"] == 0, f"{transport}: a worker without a budget has looked"
         if "uring" in transports:
-            assert served("uring")["gave_way"] > 0, "no worker has given way"
+            if may_give_way():
+                assert served("uring")["gave_way"] > 0, "no worker has given way"
+            else:
+                print("giving way: not looked at, as nobody here may come back from SCHED_IDLE")
             assert served("uring", *STAYS)["gave_way"] == 0, "a worker that may not has given way"
     finally:
         if was:
