@@ -134,6 +134,10 @@ class StoreRetrieve(Example):
         until("the stored text is read", lambda: read(path) != first, 10)
         time.sleep(1.2)     # the example compares what it retrieves with what it has stored, and ends if it differs
         check("it still serves", stat_of(mountpoint) is not None)
+        # Its second thread stores once a second, also while main() destroys the session, and aborts if that fails:
+        # unmount right after it has stored.
+        last = read(path)
+        until("it stores again", lambda: read(path) != last, 10)
 
 
 class Poll(Example):
