@@ -240,7 +240,7 @@ class Vm:
                  "no5lvl",
                  # FUSE-over-io_uring is off unless asked for; a kernel without it takes no notice.
                  "fuse.enable_uring=1"]
-        if self.accel == "tcg":
+        if self.accel != "kvm":
             # Emulated, the TSC is the host's: the same on all CPUs and cheap. The kernel cannot know, and would take the
             # ACPI timer, where each look at the clock is an access to a device, one CPU at a time. Linux 7.2 even stood
             # still for minutes in four of five runs, with its watchdog of clocks, and in none without.
@@ -250,8 +250,10 @@ class Vm:
         return " ".join(words)
 
     def qemu_args(self):
-        accel = ["-accel", "kvm", "-cpu", KVM_CPU] if self.accel == "kvm" else \
-                ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        accel = {"kvm": ["-accel", "kvm", "-cpu", KVM_CPU],
+                 "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max"],
+                 # 2 ns per instruction; an idle guest goes on at once.
+                 "icount": ["-accel", "tcg,thread=single", "-cpu", "max", "-icount", "shift=1,sleep=off"]}[self.accel]
         read_only = can_make_read_only_view(self.dir)
         if not read_only:
             print("vm: no mount namespace for a read-only view of /: the guest mounts it read-only, but root there "
@@ -347,7 +349,7 @@ class Vm:
         """Whether the emulation, not the kernel, ended this machine."""
         try:
             with open(os.path.join(self.logs, "console.log"), encoding="utf-8", errors="replace") as console:
-                return self.accel == "tcg" and self.status is None and bool(EMULATOR_FAULT.search(console.read()))
+                return self.accel != "kvm" and self.status is None and bool(EMULATOR_FAULT.search(console.read()))
         except OSError:
             return False
 
