@@ -127,9 +127,8 @@ void UringWorker::serve() noexcept {
     if (batch[i].data == nullptr)
       continue;
     const std::uint64_t now = setup_.stats || count > 1 ? now_ns() : 0;
-    if (oldest != 0 && now - oldest > kCommitNs) {
-      prepare_answers();
-      enter(false);
+    if (oldest != 0 && pace_.due(now - oldest)) {
+      commit_early(now);
       oldest = 0;
     }
     completed(*static_cast<UringSlot *>(batch[i].data), batch[i].result, now);
@@ -137,6 +136,13 @@ void UringWorker::serve() noexcept {
     if (oldest == 0 && answered_ != nullptr)
       oldest = now;
   }
+}
+
+/// Before the batch is done.
+void UringWorker::commit_early(std::uint64_t now) noexcept {
+  prepare_answers();
+  enter(false);
+  pace_.called(now_ns() - now);
 }
 
 void UringWorker::completed(UringSlot &slot, int result, std::uint64_t now) noexcept {

@@ -4,6 +4,7 @@
 // next requests.
 #pragma once
 
+#include "commit_pace.hh"
 #include "give_way.hh"
 #include "hand_back.hh"
 #include "placement.hh"
@@ -62,7 +63,6 @@ class UringWorker final : public UringOwner {
  private:
   static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
   static constexpr unsigned kRounds = 24;              // of a window of choice_ at least: many senders come in batches
-  static constexpr std::uint64_t kCommitNs = 50'000;   // an answer waits at most so long for its batch
 
   void register_entries(UringQueue &queue, unsigned count);
   void collect() noexcept;
@@ -74,6 +74,7 @@ class UringWorker final : public UringOwner {
   void wait() noexcept;
   void enter(bool wait) noexcept;
   void serve() noexcept;
+  void commit_early(std::uint64_t now) noexcept;
   void completed(UringSlot &slot, int result, std::uint64_t now) noexcept;
   void wake() noexcept;
 
@@ -88,6 +89,7 @@ class UringWorker final : public UringOwner {
   WaitChoice choice_;
   std::uint64_t served_ = 0;  // requests since choice_ was asked last
   std::uint64_t rounds_ = 0;  // that brought them
+  CommitPace pace_;
   Poller poller_;
   WorkerPin pin_;
   Fd wake_;                          // eventfd
