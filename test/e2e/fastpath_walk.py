@@ -9,7 +9,8 @@ the other on new mounts; then each runs cold, once the kernel has forgotten all,
 paths in turn; what they print or make is the same.
 
 TREE_FILES (250), BUILD_FILES (1): how large the tree and the C project are. WALK_PARTS (new cold warm): those of the
-above that are wanted. FASTPATH, see fastpath_mounts.py."""
+above that are wanted. EFUSE_SET ("polling.worker_poll_ns=1ms ..."): configuration of both sides. FASTPATH, see
+fastpath_mounts.py."""
 import os
 import shutil
 import subprocess
@@ -142,6 +143,8 @@ class Side:
         self.name, self.mountpoint = name, mountpoint
         options = f"source={source},fastpath_timeout=inf,{EVERY_CALL}"
         arguments = ["--set", f"fastpath.entries={ENTRIES}"] if programs != "none" else []
+        for setting in os.environ.get("EFUSE_SET", "").split():
+            arguments += ["--set", setting]
         self.mount = FastMount(*arguments, "-o", options, fs="passthrough", programs=programs)
         self.samples = {}
         self.listing, self.objects = [], {}
