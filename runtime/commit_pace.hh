@@ -7,9 +7,9 @@
 
 namespace efuse {
 
-/// What an answer waits for the rest of its batch is in proportion to the call into the kernel that waiting spares. That
-/// costs a microsecond or two, and a hundred times as much in an emulated machine, where filesystems are as much slower: a
-/// fixed time would be that of a single request there, and end every batch. Of one worker; not thread-safe.
+/// What an answer waits for the rest of its batch is in proportion to the call into the kernel that waiting spares. In
+/// an emulated machine that call costs many times as much, and so does each request: a fixed time would be that of one
+/// or two of them there, and end every batch. Of one worker; not thread-safe.
 class CommitPace {
  public:
   static constexpr unsigned kCalls = 16;                 // that may be made in the time that an answer waits,

@@ -241,9 +241,10 @@ class Vm:
                  # FUSE-over-io_uring is off unless asked for; a kernel without it takes no notice.
                  "fuse.enable_uring=1"]
         if self.accel != "kvm":
-            # Emulated, the TSC is the host's: the same on all CPUs and cheap. The kernel cannot know, and would take the
-            # ACPI timer, where each look at the clock is an access to a device, one CPU at a time. Linux 7.2 even stood
-            # still for minutes in four of five runs, with its watchdog of clocks, and in none without.
+            # Emulated, the TSC is the host's, or the count of instructions: the same on all CPUs and cheap. The kernel
+            # cannot know, and would take the ACPI timer, where each look at the clock is an access to a device, one CPU
+            # at a time. Linux 7.2 even stood still for minutes in four of five runs, with its watchdog of clocks, and in
+            # none without.
             words += ["tsc=reliable", "clocksource=tsc"]
         if os.environ.get("EFUSE_VM_EARLYCON"):
             words.append("earlycon=uart8250,io,0x3f8")

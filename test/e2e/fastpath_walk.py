@@ -236,6 +236,10 @@ def compare(plain, fast):
 
 
 def main():
+    unknown = set(PARTS) - {"new", "cold", "warm"}
+    if unknown or not PARTS:
+        print(f"WALK_PARTS: '{' '.join(PARTS)}': expected some of new, cold, warm")
+        return 2
     require_fastpaths()
     for tool in ("git", "make", "gcc"):
         if not shutil.which(tool):
