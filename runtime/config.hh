@@ -47,6 +47,7 @@ struct Config {
   std::uint64_t payload_size = 4u << 20;    // bytes per ring ("4MiB" is understood too), multiple of the page size,
                                             // EFUSE_MIN_PAYLOAD ... EFUSE_MAX_PAYLOAD
   std::uint32_t workers_per_ring = 1;       // 1 ... 64; more for filesystems that block
+  bool ring_give_way = true;                // ring.give_way: workers may be SCHED_IDLE while they answer and sleep
 
   // [uring]
   std::uint32_t uring_depth = 8;            // uring.depth: requests that a CPU's queue holds at a time, 1 ... 4096

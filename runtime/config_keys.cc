@@ -121,6 +121,8 @@ constexpr std::array kKeys{
                                   EFUSE_MAX_PAYLOAD, "payload pool of a ring; at least max_write"),
     number<&Config::workers_per_ring>("ring", "workers_per_ring", Kind::count, Rule::any, 1, 64,
                                       "threads that serve a ring; more than 1 for filesystems that block"),
+    flag<&Config::ring_give_way>("ring", "give_way",
+                                 "workers answer and sleep as SCHED_IDLE where that pays: whom they wake stays on its CPU"),
 
     number<&Config::uring_depth>("uring", "depth", Kind::count, Rule::any, 1, 4096,
                                  "requests that a CPU's queue takes at a time; more wait in the kernel"),

@@ -106,11 +106,11 @@ class RingChannel final : public Channel, private WorkerHooks {
     }
   }
 
-  /// A worker thread's body.
-  void serve(const PollSettings &settings, const std::atomic<bool> &stop) noexcept {
+  /// A worker thread's body. `company`: as for Worker.
+  void serve(const PollSettings &settings, WorkerCompany *company, const std::atomic<bool> &stop) noexcept {
     inside_ = this;
     pin_ = WorkerPin(cpu_);
-    const int error = Worker(ring_, *this, settings, messages_mutex_).run(stop);
+    const int error = Worker(ring_, *this, settings, messages_mutex_, cpu_ >= 0 ? company : nullptr).run(stop);
     inside_ = nullptr;
     if (error != 0 && error != -ENODEV)
       session_.exit(-error);
@@ -252,6 +252,8 @@ class RingChannel final : public Channel, private WorkerHooks {
     return result;
   }
 
+  void gave_way() noexcept override { stats_.gave_way(); }
+
   /// After finish() the slot, and with it `req`, may be used again at any moment.
   void finish(fuse_req &req, int error, std::size_t len) noexcept {
     const std::uint32_t slot = req.slot, gen = req.gen;
@@ -301,7 +303,8 @@ class RingTransport final : public Transport {
   RingTransport(SessionCore &session, const Config &config, int fuse_fd)
       : placement_(place_rings(config, this_machine())),
         device_(config, placement_, fuse_fd),
-        workers_per_ring_(config.workers_per_ring) {
+        workers_per_ring_(config.workers_per_ring),
+        may_give_way_(config.ring_give_way) {
     settings_.spin_ns = config.worker_spin_ns;
     settings_.poll_ns = config.worker_poll_ns;
     settings_.adaptive = config.adaptive;
@@ -402,7 +405,7 @@ class RingTransport final : public Transport {
     if (const int error = pin_this_thread(placement_.worker_cpu[ring]); error != 0)
       fuse_log(FUSE_LOG_WARNING, "efuse: cannot pin the worker of ring %zu to CPU %d: %s\n", ring,
                placement_.worker_cpu[ring], std::strerror(-error));
-    channels_[ring]->serve(settings_, stopping_);
+    channels_[ring]->serve(settings_, may_give_way_ ? &company_ : nullptr, stopping_);
     if (!stopping_.load(std::memory_order_relaxed))
       gone_ = true;
   }
@@ -410,6 +413,8 @@ class RingTransport final : public Transport {
   RingPlacement placement_;
   RingDevice device_;
   unsigned workers_per_ring_;
+  bool may_give_way_;
+  WorkerCompany company_;
   PollSettings settings_;
   std::vector<std::unique_ptr<RingChannel>> channels_;
   std::vector<std::thread> threads_;

@@ -37,9 +37,10 @@ class WaitChoice {
   static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
   static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
 
-  /// `can_give`: Way::giving may be tried. `won`: of all workers, what was last found to be better than another; nullptr:
-  /// there are none.
-  explicit WaitChoice(bool can_give = false, std::atomic<Way> *won = nullptr) noexcept : can_give_(can_give), won_(won) {}
+  /// `can_give`, `can_look`: Way::giving, Way::apart may be tried. `won`: of all workers, what was last found to be better
+  /// than another; nullptr: there are none.
+  explicit WaitChoice(bool can_give = false, std::atomic<Way> *won = nullptr, bool can_look = true) noexcept
+      : can_give_(can_give), can_look_(can_look), won_(won) {}
 
   [[nodiscard]] Way way() const noexcept { return tried_; }
 
@@ -99,7 +100,7 @@ class WaitChoice {
   }
 
   [[nodiscard]] bool may_try(Way way) noexcept {
-    return (can_give_ || way != Way::giving) && since_ >= hold_of(way).until;
+    return (can_give_ || way != Way::giving) && (can_look_ || way != Way::apart) && since_ >= hold_of(way).until;
   }
 
   /// The two others take turns, but giving way comes first where it may be the cure, and what others have found where
@@ -187,6 +188,7 @@ class WaitChoice {
   }
 
   bool can_give_;
+  bool can_look_;
   std::atomic<Way> *won_;
   bool turn_ = false;        // of the two that may be tried
   bool worse_ = false;       // the trial was begun because the best has turned bad

@@ -40,12 +40,43 @@ unsigned Worker::serve_batch() noexcept {
   return n;
 }
 
+/// Once a window: whether to give way in the next one. Not among many senders: others want the CPU then. Where to look for
+/// requests, requesters decide: they pick the ring.
+void Worker::choose(unsigned served) noexcept {
+  served_ += served;
+  rounds_ += served != 0 ? 1 : 0;
+  if (company_ == nullptr || served_ < WaitChoice::kWindow || rounds_ < kRounds)
+    return;
+  const bool many = served_ >= kMany * rounds_;
+  const std::uint64_t done = company_->done.fetch_add(served_, std::memory_order_relaxed) + served_;
+  served_ = rounds_ = 0;
+  if (many)
+    choice_.hold_giving(now_ns());
+  else if (choice_.look(now_ns(), done) == WaitChoice::Way::giving)
+    give_way_.restart();
+}
+
+/// Commit, and wait for requests.
+int Worker::sleep() noexcept {
+  const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_.begin();
+  const int ret = hooks_.enter(true, poller_.kernel_poll(background_));
+  if (gives_way) {
+    hooks_.gave_way();
+    if (!give_way_.end())
+      choice_.hold_giving(now_ns());
+  }
+  return ret;
+}
+
 int Worker::run(const std::atomic<bool> &stop) noexcept {
+  if (company_ != nullptr)
+    choice_ = WaitChoice(give_way_.prepare(), &company_->won, false);
   bool requesters_spin = false;
   while (!stop.load(std::memory_order_acquire)) {
     if (ring_.has_messages())
       serve_messages();
     const unsigned served = serve_batch();
+    choose(served);
     const bool commit_due = ring_.uncommitted() != 0;
     if (served == kBatch) {
       if (commit_due)
@@ -63,7 +94,7 @@ int Worker::run(const std::atomic<bool> &stop) noexcept {
         continue;
     }
     ring_.publish_head();
-    const int ret = hooks_.enter(true, poller_.kernel_poll(background_));
+    const int ret = sleep();
     if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
       return ret;
   }

@@ -2,8 +2,10 @@
 // The loop of one ring worker: take, dispatch, commit in batches, poll, sleep.
 #pragma once
 
+#include "give_way.hh"
 #include "poller.hh"
 #include "ring.hh"
+#include "wait_choice.hh"
 
 #include <atomic>
 #include <cstdint>
@@ -22,13 +24,23 @@ class WorkerHooks {
   virtual void forgets(std::span<const efuse_forget_entry> entries) noexcept = 0;
   /// EFUSE_IOC_ENTER: 0 or more, or -errno.
   virtual int enter(bool wait, KernelPoll poll) noexcept = 0;
+  /// The last enter() was one in which the worker gave way (give_way.hh).
+  virtual void gave_way() noexcept {}
+};
+
+/// Of all workers of a transport that may give way to whom they wake.
+struct WorkerCompany {
+  std::atomic<std::uint64_t> done{0};  // requests, added to once per window
+  std::atomic<WaitChoice::Way> won{WaitChoice::Way::beside};  // what was last found to be the better way
 };
 
 class Worker {
  public:
-  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts.
-  Worker(Ring &ring, WorkerHooks &hooks, const PollSettings &settings, std::mutex &messages_mutex) noexcept
-      : ring_(ring), hooks_(hooks), poller_(settings), messages_mutex_(messages_mutex) {}
+  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts. `company`: of workers
+  /// that may give way; nullptr: this one may not.
+  Worker(Ring &ring, WorkerHooks &hooks, const PollSettings &settings, std::mutex &messages_mutex,
+         WorkerCompany *company = nullptr) noexcept
+      : ring_(ring), hooks_(hooks), poller_(settings), messages_mutex_(messages_mutex), company_(company) {}
 
   /// Until `stop` (then somebody kicks it out of ENTER) or until the ring is
   /// gone. Returns 0, or the -errno that ENTER ended with.
@@ -37,15 +49,24 @@ class Worker {
  private:
   static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
   static constexpr std::uint64_t kCommitNs = 50'000;   // a finished request waits at most so long for its batch
+  static constexpr unsigned kRounds = 24;              // of a window of choice_ at least: many senders come in batches,
+  static constexpr unsigned kMany = 2;                 // of so many requests on average
 
   unsigned serve_batch() noexcept;
   void serve_messages() noexcept;
+  void choose(unsigned served) noexcept;
+  int sleep() noexcept;
   int commit() noexcept { return hooks_.enter(false, {}); }
 
   Ring &ring_;
   WorkerHooks &hooks_;
   Poller poller_;
   std::mutex &messages_mutex_;
+  WorkerCompany *company_;
+  GiveWay give_way_;
+  WaitChoice choice_;
+  unsigned served_ = 0;  // requests since choice_ was asked last
+  unsigned rounds_ = 0;  // that brought them
   bool background_ = false;  // there were background requests in the last batch
 };
 

@@ -144,7 +144,7 @@ TEST_CASE("errors carry file, line, column, key and what was expected", "[config
         "efuse.toml:2:15: session.transport: expected \"auto\", \"ring\", \"uring\" or \"dev\", got \"tcp\"");
   CHECK(error_of("[ring]\ndepht = 128\n") ==
         "efuse.toml:2:1: ring.depht: unknown key, expected one of count, depth, slot_in_size, slot_out_size, "
-        "forget_depth, payload_size, workers_per_ring");
+        "forget_depth, payload_size, workers_per_ring, give_way");
   CHECK(error_of("\n[rings]\n") ==
         "efuse.toml:2:2: \"rings\": unknown section, expected one of session, ring, uring, "
         "polling, balance, placement, fastpath, dev, stats");

@@ -475,7 +475,9 @@ class Script : public WorkerHooks {
     polled = poll;
     return on_enter(wait);
   }
+  void gave_way() noexcept override { ways_given++; }
 
+  unsigned ways_given = 0;
   std::function<void()> on_request;
   std::function<int(bool)> on_enter;
   std::string calls;
@@ -508,7 +510,7 @@ struct Scripted {
     REQUIRE(use.has_value());
     REQUIRE(kernel.publish(*use));
   }
-  int run() { return Worker(ring, script, settings, messages).run(stop); }
+  int run(WorkerCompany *company = nullptr) { return Worker(ring, script, settings, messages, company).run(stop); }
 
   FakeKernel kernel;
   Ring ring;
@@ -884,4 +886,43 @@ TEST_CASE("poller: spins only with a budget and while it is worth it", "[poller]
     CHECK_FALSE(poller.poll(true, never));
     CHECK(looks > 2);  // tried again
   }
+}
+
+TEST_CASE("a worker that may gives way in ENTER, and nowhere else", "[poller]") {
+  Scripted s;
+  const bool may = GiveWay().prepare();
+  unsigned idle = 0, idle_outside = 0, left = 40 * WaitChoice::kWindow, at_a_time = 1;
+  WorkerCompany company;
+  s.script.on_request = [&] { idle_outside += ::sched_getscheduler(0) != SCHED_OTHER ? 1 : 0; };
+  s.script.on_enter = [&](bool) {
+    idle += ::sched_getscheduler(0) == SCHED_IDLE ? 1 : 0;
+    s.kernel.enter(false, 0);
+    s.stop = left == 0;
+    if (left != 0) {
+      left--;
+      s.requests.clear();  // answered
+      for (unsigned i = 0; i < at_a_time; i++)
+        s.ask(0);
+    }
+    return 0;
+  };
+  SECTION("it is tried, and counted") {
+    CHECK(s.run(&company) == 0);
+    CHECK((idle != 0) == may);
+    CHECK(company.done >= 30 * WaitChoice::kWindow);
+  }
+  SECTION("not among many senders") {
+    at_a_time = 3;
+    CHECK(s.run(&company) == 0);
+    CHECK(idle == 0);
+    CHECK(company.done >= 30 * WaitChoice::kWindow);
+  }
+  SECTION("one that may not does not") {
+    CHECK(s.run() == 0);
+    CHECK(idle == 0);
+    CHECK(company.done == 0);
+  }
+  CHECK(s.script.ways_given == idle);
+  CHECK(idle_outside == 0);
+  CHECK(::sched_getscheduler(0) == SCHED_OTHER);
 }

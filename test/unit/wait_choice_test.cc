@@ -223,3 +223,15 @@ TEST_CASE("giving way that has kept requests waiting is not tried for a while, l
   m.choice.hold_giving(m.now);
   CHECK(until_giving() < WaitChoice::kHoldNs);
 }
+
+TEST_CASE("a worker that cannot look is not tried apart") {
+  Machine m{WaitChoice(true, nullptr, false)};
+  for (unsigned i = 0; i < 1000; i++)
+    m.window(10'000, 1, 5'000);
+  CHECK(m.windows[1] == 0);
+  CHECK(m.windows[2] > 500);
+
+  Machine alone{WaitChoice(false, nullptr, false)};
+  alone.run(1000, 10'000, 1);
+  CHECK(alone.windows[0] == 1000);
+}
