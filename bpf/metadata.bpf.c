@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#include <bpf/bpf_core_read.h>
+
 #define NAME_SIZE	56
 #define LONG_NAME_SIZE	256
 #define XATTR_NAME_SIZE	64	/* with its NUL; longer ones are not kept */
@@ -130,6 +132,12 @@ set_map(efuse_long_names, long_name_set);
 set_map(efuse_xattrs, xattr_set);
 set_map(efuse_links, link_set);
 set_map(efuse_listings, listing_set);
+
+/* What the daemon knows besides what it replies. An older module does not pass it on. */
+static __always_inline __u32 hints_of(struct efuse_request *req)
+{
+	return bpf_core_field_exists(req->hints) ? req->hints : 0;
+}
 
 /* ---- attributes --------------------------------------------------------- */
 
@@ -589,6 +597,56 @@ static __always_inline void keep_xattr(struct efuse_request *req)
 	write_end(&set->head, w, seq);
 }
 
+/* Those that a hint may be about, filled up with zeros. */
+static const struct {
+	__u32 hint;
+	char name[XATTR_NAME_SIZE];
+} hinted_xattrs[] = {
+	{ EFUSE_HINT_NO_SELINUX, "security.selinux" },
+	{ EFUSE_HINT_NO_CAPABILITY, "security.capability" },
+	{ EFUSE_HINT_NO_ACCESS_ACL, "system.posix_acl_access" },
+	{ EFUSE_HINT_NO_DEFAULT_ACL, "system.posix_acl_default" },
+};
+
+static __noinline void keep_absent_xattr(struct efuse_request *req, __u32 i)
+{
+	__u64 name[XATTR_NAME_SIZE / 8], hash, node = req->nodeid;
+	struct xattr_set *set;
+	struct xattr_way *way;
+	__u32 w, seq;
+
+	copy_words(name, hinted_xattrs[i].name, XATTR_NAME_SIZE);
+	hash = xattr_hash(node, name);
+	set = xattr_set_of(hash);
+	if (!set)
+		return;
+	w = way_for(&set->head, hash);
+	seq = write_begin(&set->head, w, hash);
+	if (!seq)
+		return;
+	way = &set->way[w];
+	copy_words(way->name, name, XATTR_NAME_SIZE);
+	way->info.size = 0;
+	way->info.kind = VALUE_ENODATA;
+	way->info.node = node;
+	way->info.tag = req->tag;
+	way->info.time = time_now();
+	write_end(&set->head, w, seq);
+}
+
+/* Whoever asks for one of them mostly asks for others next. */
+static __always_inline void keep_absent_xattrs(struct efuse_request *req)
+{
+	__u32 hints = hints_of(req), i;
+
+	if (req->error != -ENODATA || !hints || !bpf_efuse_fresh(req, EFUSE_ATTR, req->nodeid, 0, req->tag))
+		return;
+#pragma unroll
+	for (i = 0; i < sizeof(hinted_xattrs) / sizeof(hinted_xattrs[0]); i++)
+		if (hints & hinted_xattrs[i].hint)
+			keep_absent_xattr(req, i);
+}
+
 SEC("struct_ops/getxattr")
 int BPF_PROG(getxattr, struct efuse_request *req)
 {
@@ -679,10 +737,10 @@ static __always_inline struct listing_set *listing_set_of(__u64 hash)
 	return bpf_map_lookup_elem(&efuse_listings, &at);
 }
 
-/* As many turns of a loop as there can be pieces in a reply: two of them do not fit into one. */
+/* As many turns of a loop as there can be pieces in a reply: two of them do not fit into one. And its end. */
 __noinline __u32 most_listings(__u32 bytes)
 {
-	return bytes / (LISTING_SIZE / 2) + 2;
+	return bytes / (LISTING_SIZE / 2) + 3;
 }
 
 struct listing {
@@ -691,7 +749,7 @@ struct listing {
 	__u64 off;
 	__u32 pos;	/* keeping: in the reply */
 	bool given;	/* answering: something has been */
-	bool ends;	/* the directory, where it has been asked from */
+	bool ends;	/* the directory: where it has been asked from; keeping: behind the reply */
 	bool wrong;	/* what has been given was none */
 };
 
@@ -764,6 +822,7 @@ static long keep_listing_piece(__u64 i, struct listing *l)
 	struct listing_set *set = listing_set_of(hash);
 	struct listing_way *way;
 	__u32 w, seq, pos = l->pos;
+	bool ends = l->ends && pos >= req->reply_len;
 	int len;
 
 	if (!set)
@@ -774,7 +833,7 @@ static long keep_listing_piece(__u64 i, struct listing *l)
 		return 1;	/* what follows can be found from here only */
 	way = &set->way[w];
 	len = bpf_efuse_dirents(req, &pos, &next, way->dirents, LISTING_SIZE);
-	way->node = len > 0 || l->ends ? l->node : 0;
+	way->node = len > 0 || ends ? l->node : 0;
 	way->off = off;
 	way->next = next;
 	way->tag = req->tag;
@@ -783,12 +842,19 @@ static long keep_listing_piece(__u64 i, struct listing *l)
 	write_end(&set->head, w, seq);
 	l->off = next;
 	l->pos = pos;
+	/* The verifier wants to see a 0 or a 1: what a flag in memory holds it does not know. */
+	if (l->ends)
+		return len <= 0;
 	return len <= 0 || pos >= req->reply_len;
 }
 
 static __always_inline void keep_listing(struct efuse_request *req)
 {
-	struct listing l = { .req = req, .node = req->nodeid, .ends = !req->reply_len };
+	struct listing l = {
+		.req = req,
+		.node = req->nodeid,
+		.ends = !req->reply_len || (hints_of(req) & EFUSE_HINT_LAST),
+	};
 	struct fuse_read_in in;
 
 	if (!efuse_open_dirs || req->error || bpf_efuse_arg(req, 0, &in, sizeof(in)) < (int)sizeof(in) || in.fh ||
@@ -866,6 +932,11 @@ int BPF_PROG(done, struct efuse_request *req)
 			keep_attr_of_reply(req);
 		break;
 	case FUSE_GETXATTR:
+		if (told) {
+			keep_xattr(req);
+			keep_absent_xattrs(req);
+		}
+		break;
 	case FUSE_LISTXATTR:
 		if (told)
 			keep_xattr(req);

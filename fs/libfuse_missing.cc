@@ -14,6 +14,8 @@ void efuse_reply_backing(fuse_req_t, int) {}
 fuse_session *efuse_req_session(fuse_req_t) { return nullptr; }
 int efuse_fastpath_open(fuse_session *, fuse_ino_t, int) { return -EOPNOTSUPP; }
 void efuse_fastpath_close(fuse_session *, fuse_ino_t) {}
+void efuse_hint_last_entries(fuse_req_t) {}
+void efuse_hint_absent_xattrs(fuse_req_t, const char *, bool (*)(const char *, void *), void *) {}
 
 #if FUSE_VERSION < FUSE_MAKE_VERSION(3, 17)
 int fuse_passthrough_open(fuse_req_t, int) {

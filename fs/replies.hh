@@ -2,8 +2,7 @@
 // Replies that every filesystem here gives in the same way.
 #pragma once
 
-#define FUSE_USE_VERSION 312
-#include <fuse_lowlevel.h>
+#include <efuse/efuse_lowlevel.h>
 
 #include <sys/stat.h>
 
@@ -11,6 +10,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 namespace efuse::fs {
@@ -39,8 +39,11 @@ class DirReply {
     return fits(fuse_add_direntry_plus(req_, bytes_ + used_, size_ - used_, name, &e, cookie));
   }
   [[nodiscard]] bool empty() const noexcept { return used_ == 0; }
-  /// As fuse_reply_buf().
-  int send() noexcept { return fuse_reply_buf(req_, bytes_, used_); }
+  /// As fuse_reply_buf(). `last`: no entries follow.
+  int send(bool last) noexcept {
+    if (last) efuse_hint_last_entries(req_);
+    return fuse_reply_buf(req_, bytes_, used_);
+  }
 
  private:
   bool fits(std::size_t needed) noexcept {
@@ -54,6 +57,14 @@ class DirReply {
   std::size_t size_;
   std::size_t used_ = 0;
 };
+
+/// To be called before a reply that there is no attribute `name`. `absent(other)`: is there none of that name?
+template <typename Absent>
+void hint_absent_xattrs(fuse_req_t req, const char *name, Absent &&absent) noexcept {
+  efuse_hint_absent_xattrs(
+      req, name, [](const char *other, void *f) { return (*static_cast<std::remove_reference_t<Absent> *>(f))(other); },
+      &absent);
+}
 
 /// The protocol of getxattr and listxattr: with size 0 the length alone. `fetch(buffer, size)` returns the length or
 /// -errno, -ERANGE if the buffer is too small. `most`: no value is longer.

@@ -588,6 +588,7 @@ bool read_header(fuse_req &req, Message &arguments) noexcept {
   req.nodeid = in.nodeid;
   req.ctx = {in.uid, in.gid, static_cast<pid_t>(in.pid), 0};
   req.backing_id = 0;
+  req.hints = 0;
   req.changing.store(nullptr, std::memory_order_relaxed);
   req.harmless = true;  // until the filesystem is called
   req.owed.store(in.unique && protocol::expects_reply(in.opcode) ? in.unique : fuse_req::kNoUnique);

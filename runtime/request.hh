@@ -47,6 +47,7 @@ struct fuse_req {
   std::atomic<efuse::ChangeListener *> changing{nullptr};  // was told that a change began, and not yet that it ended
   bool harmless = true;         // nobody who listens for changes has to be told of this one
   std::int32_t backing_id = 0;  // for the reply to OPEN, CREATE or TMPFILE; 0: none
+  std::uint32_t hints = 0;      // EFUSE_HINT_*, for the reply
 
   // The unique that is still to be answered; whoever replies takes it, so a second reply finds
   // nothing to do. kNoUnique stays: a message that is not answered, or did not come by dispatch().

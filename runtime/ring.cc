@@ -195,10 +195,12 @@ std::size_t Ring::take_forgets(std::span<efuse_forget_entry> out) noexcept {
   return n;
 }
 
-bool Ring::finish(std::uint32_t slot, std::uint32_t gen, std::int32_t error, std::uint32_t len) noexcept {
+bool Ring::finish(std::uint32_t slot, std::uint32_t gen, std::int32_t error, std::uint32_t len,
+                  std::uint32_t hints) noexcept {
   efuse_slot_out *out = slot_out(slot);
   out->error = error;
   out->len = len;
+  out->hints = hints;
   // C0 and S1, partner S0: the requester sets need_commit, then looks at done_gen. Both accesses are
   // sequentially consistent, which orders this store before this load like a full barrier between them.
   store(out->done_gen, gen, std::memory_order_seq_cst);

@@ -60,9 +60,10 @@ class Ring {
   /// Up to out.size() forgets, in order; the number taken.
   std::size_t take_forgets(std::span<efuse_forget_entry> out) noexcept;
 
-  /// Hand a reply back: the body is written. C0, then S1: true means that the
+  /// Hand a reply back: the body is written. `hints`: EFUSE_HINT_*. C0, then S1: true means that the
   /// requester sleeps and complete() must follow. The slot is the kernel's after this.
-  [[nodiscard]] bool finish(std::uint32_t slot, std::uint32_t gen, std::int32_t error, std::uint32_t len) noexcept;
+  [[nodiscard]] bool finish(std::uint32_t slot, std::uint32_t gen, std::int32_t error, std::uint32_t len,
+                            std::uint32_t hints = 0) noexcept;
   /// Queue a completion for the next ENTER. Any thread. false: the ring is full, ENTER first.
   [[nodiscard]] bool complete(std::uint32_t slot, std::uint32_t gen) noexcept;
   /// Completions queued and not yet consumed by the kernel. Any thread.

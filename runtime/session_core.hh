@@ -100,6 +100,7 @@ class SessionCore {
   /// long as the session.
   std::atomic<ChangeListener *> changes{nullptr};
   LookupCredits credits;  // of attachments that are gone
+  std::atomic<std::uint32_t> asked_xattrs{0};  // hints.cc: names that were asked for and not there
 
   /// Guards fuse_req::interrupt_func and interrupt_data, and running_interrupts.
   std::mutex interrupt_mutex;

@@ -256,10 +256,10 @@ class RingChannel final : public Channel, private WorkerHooks {
 
   /// After finish() the slot, and with it `req`, may be used again at any moment.
   void finish(fuse_req &req, int error, std::size_t len) noexcept {
-    const std::uint32_t slot = req.slot, gen = req.gen;
+    const std::uint32_t slot = req.slot, gen = req.gen, hints = req.hints;
     count(req);
     req.unique.store(0, std::memory_order_relaxed);
-    if (ring_.finish(slot, gen, error, static_cast<std::uint32_t>(len)))
+    if (ring_.finish(slot, gen, error, static_cast<std::uint32_t>(len), hints))
       complete(slot, gen);
   }
 

@@ -422,8 +422,10 @@ class DirBuffer {
     return true;
   }
 
+  /// An entry did not fit.
+  void more_follow() noexcept { last_ = false; }
   void reply() noexcept {
-    if (reply_.send() == -ENOENT) undo();
+    if (reply_.send(last_) == -ENOENT) undo();
   }
   void undo() noexcept {
     for (const std::uint64_t ino : counted_) fs_.store.forget(ino, 1);
@@ -434,6 +436,7 @@ class DirBuffer {
   Memfs &fs_;
   std::string name_;  // libfuse wants a terminated one
   std::vector<std::uint64_t> counted_;
+  bool last_ = true;
 };
 
 void read_entries(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset, bool plus) {
@@ -441,7 +444,9 @@ void read_entries(fuse_req_t req, fuse_ino_t ino, std::size_t size, off_t offset
   try {
     DirBuffer buffer(req, fs, size);
     const int status = fs.store.readdir(ino, static_cast<std::uint64_t>(offset), [&](const DirEntry &entry) {
-      return plus ? buffer.add_plus(entry) : buffer.add(entry);
+      const bool added = plus ? buffer.add_plus(entry) : buffer.add(entry);
+      if (!added) buffer.more_follow();
+      return added;
     });
     status == 0 ? buffer.reply() : reply_status(req, status);
   } catch (const std::bad_alloc &) {
@@ -496,7 +501,14 @@ constexpr std::size_t kMostXattr = std::max(Store::kMaxXattrValue, Store::kMaxXa
 void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size) {
   Store &store = memfs_of(req).store;
   if (is_idle_list(memfs_of(req), name)) return reply_status(req, -EOPNOTSUPP);
-  reply_xattr(req, size, kMostXattr, [&](char *buffer, std::size_t n) { return store.getxattr(ino, name, buffer, n); });
+  reply_xattr(req, size, kMostXattr, [&](char *buffer, std::size_t n) {
+    const int length = store.getxattr(ino, name, buffer, n);
+    if (length == -ENODATA)
+      hint_absent_xattrs(req, name, [&](const char *other) {
+        return !is_idle_list(memfs_of(req), other) && store.getxattr(ino, other, nullptr, 0) == -ENODATA;
+      });
+    return length;
+  });
 }
 
 void listxattr(fuse_req_t req, fuse_ino_t ino, std::size_t size) {

@@ -152,7 +152,13 @@ void getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, std::size_t size
   with_xattr_path(req, ino, [&](const char *path) {
     reply_xattr(req, size, XATTR_SIZE_MAX, [&](char *buffer, std::size_t room) {
       const ssize_t length = ::getxattr(path, name, buffer, room);
-      return length < 0 ? -errno : length;
+      if (length >= 0) return length;
+      const int error = errno;
+      if (error == ENODATA)
+        hint_absent_xattrs(req, name, [&](const char *other) {
+          return ::getxattr(path, other, nullptr, 0) < 0 && errno == ENODATA;
+        });
+      return static_cast<ssize_t>(-error);
     });
   });
 }

@@ -126,20 +126,25 @@ bool add_plus(Passthrough &fs, const Directory &directory, const dirent64 &entry
   return false;
 }
 
-/// Fill the reply. `counted`: nodes that got a lookup. Returns 0 or -errno.
+/// Fill the reply. `counted`: nodes that got a lookup; `last`: no entries follow. Returns 0 or -errno.
 int collect(Passthrough &fs, Directory &directory, off_t cookie, bool plus, DirReply &reply,
-            std::vector<Found> &counted) {
+            std::vector<Found> &counted, bool &last) {
   if (const int status = directory.seek(cookie); status != 0) return status;
   int error = 0;
+  last = true;
   while (const dirent64 *entry = directory.peek(error)) {
     Found found;
     if (plus) counted.reserve(counted.size() + 1);
     const bool added = plus ? add_plus(fs, directory, *entry, reply, found)
                             : reply.add(entry->d_name, brief(fs, directory.node(), *entry), entry->d_off);
-    if (!added) break;
+    if (!added) {
+      last = false;
+      break;
+    }
     if (found.node != nullptr) counted.push_back(found);
     directory.next(*entry);
   }
+  last = last && error == 0;
   return reply.empty() ? error : 0;
 }
 
@@ -147,13 +152,14 @@ void read_entries(fuse_req_t req, Directory &directory, std::size_t size, off_t 
   Passthrough &fs = fs_of(req);
   std::vector<Found> counted;
   int status = 0;
+  bool last = false;
   try {
     DirReply reply(req, size);
     {
       const std::scoped_lock lock(directory.mutex());
-      status = collect(fs, directory, cookie, plus, reply, counted);
+      status = collect(fs, directory, cookie, plus, reply, counted, last);
     }
-    if (status == 0 && reply.send() != -ENOENT) return;
+    if (status == 0 && reply.send(last) != -ENOENT) return;
   } catch (const std::bad_alloc &) {
     status = -ENOMEM;
   }

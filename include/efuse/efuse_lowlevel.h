@@ -152,6 +152,21 @@ int efuse_fastpath_open(struct fuse_session *se, fuse_ino_t ino, int fd);
 /* No more; READs that have begun end. It is also over with the node's last FORGET. Any thread. */
 void efuse_fastpath_close(struct fuse_session *se, fuse_ino_t ino);
 
+/*
+ * Before a reply to READDIR or READDIRPLUS: no entries follow those that are in it, so the kernel's next question need not
+ * come here. As true as the reply; to be called by whoever replies.
+ */
+void efuse_hint_last_entries(fuse_req_t req);
+
+/*
+ * Before a reply of ENODATA to GETXATTR of `name`: of which other names would it be the same? absent(other, data) is
+ * called at once for each that is commonly asked for, and has been in this session, and is to return whether the node has
+ * no attribute of that name: to the same caller, and as true as the reply. It is not called where no fast path would
+ * remember it. To be called by whoever replies.
+ */
+void efuse_hint_absent_xattrs(fuse_req_t req, const char *name, bool (*absent)(const char *other, void *data),
+                              void *data);
+
 #if FUSE_VERSION < FUSE_MAKE_VERSION(3, 18)
 /* flags: 0. statx: the kernel's structure, stx_mask as filled in. attr_timeout: seconds. */
 int fuse_reply_statx(fuse_req_t req, int flags, struct statx *statx, double attr_timeout);

@@ -51,6 +51,16 @@ enum {
 	EFUSE_BY_BACKING = 2,	/* bpf_efuse_read_backing() */
 };
 
+/* Of efuse_request.hints: what the daemon knows besides what it replies, as true as the reply. Others may follow. */
+enum {
+	EFUSE_HINT_LAST			= 1u << 0,	/* READDIR, READDIRPLUS: no entries follow these */
+	/* GETXATTR, -ENODATA: so it is for these names */
+	EFUSE_HINT_NO_SELINUX		= 1u << 1,	/* security.selinux */
+	EFUSE_HINT_NO_CAPABILITY	= 1u << 2,	/* security.capability */
+	EFUSE_HINT_NO_ACCESS_ACL	= 1u << 3,	/* system.posix_acl_access */
+	EFUSE_HINT_NO_DEFAULT_ACL	= 1u << 4,	/* system.posix_acl_default */
+};
+
 /* What bpf_efuse_fresh() and bpf_efuse_touch() are about. */
 enum {
 	EFUSE_ATTR = 0,		/* attributes and extended attributes of a node */
@@ -82,6 +92,7 @@ struct efuse_request {
 	__u64 parent;		/* the entry: directory */
 	__u64 name_hash;	/* the entry: of directory and name, keyed; 64 good bits */
 	__u64 life;		/* entry: which life of entry_out.nodeid this is, for bpf_efuse_reply_entry(); 0: unknown */
+	__u32 hints;		/* done: EFUSE_HINT_*; modules before it have none: bpf_core_field_exists() */
 	struct fuse_entry_out entry_out;	/* entry: what the daemon said */
 	char name[EFUSE_NAME_SIZE];	/* the entry: name, filled up with NULs */
 } __attribute__((preserve_access_index));

@@ -377,12 +377,25 @@ struct efuse_complete_entry {
 	__u32 gen;
 };
 
+/*
+ * What the daemon knows besides what the reply says, for programs that keep it (struct efuse_request of
+ * efuse/fastpath.bpf.h); as true as the reply itself. Nobody else looks at it, and unknown bits are ignored.
+ */
+enum {
+	EFUSE_HINT_LAST			= 1u << 0,	/* READDIR, READDIRPLUS: no entries follow these */
+	/* GETXATTR that is answered with ENODATA: so it is for these names */
+	EFUSE_HINT_NO_SELINUX		= 1u << 1,	/* security.selinux */
+	EFUSE_HINT_NO_CAPABILITY	= 1u << 2,	/* security.capability */
+	EFUSE_HINT_NO_ACCESS_ACL	= 1u << 3,	/* system.posix_acl_access */
+	EFUSE_HINT_NO_DEFAULT_ACL	= 1u << 4,	/* system.posix_acl_default */
+};
+
 /* A reply. The body follows, unless the slot has room in the payload region. */
 struct efuse_slot_out {
 	__u32 done_gen;		/* C0: the request's gen, once the rest is written */
 	__s32 error;		/* 0 or a negative errno above -512 */
 	__u32 len;		/* bytes of the body, 0 with an error */
-	__u32 reserved;
+	__u32 hints;		/* EFUSE_HINT_* */
 };
 
 /* ---- layout ------------------------------------------------------------ */
@@ -568,6 +581,6 @@ EFUSE_SIZE(efuse_slot_out, 16);
 EFUSE_AT(efuse_slot_out, done_gen, 0);
 EFUSE_AT(efuse_slot_out, error, 4);
 EFUSE_AT(efuse_slot_out, len, 8);
-EFUSE_AT(efuse_slot_out, reserved, 12);
+EFUSE_AT(efuse_slot_out, hints, 12);
 
 #endif /* _UAPI_EFUSE_RING_H */

@@ -32,6 +32,7 @@ struct efuse_reply {
 	const void *body;
 	s32 error;
 	u32 len;
+	u32 hints;
 };
 
 /* Each word once, then checked: the daemon may be writing to them still. */
@@ -42,6 +43,7 @@ static void efuse_read_reply(struct efuse_ring *ring, u32 slot, struct efuse_rep
 
 	r->error = READ_ONCE(out->error);
 	r->len = READ_ONCE(out->len);
+	r->hints = READ_ONCE(out->hints);
 	r->body = s->out_pay ? ring->payload.va + s->out_off : (void *)(out + 1);
 	if (r->error <= -512 || r->error > 0 || r->len > s->out_cap || (r->error && r->len)) {
 		pr_warn_ratelimited("efuse_ring: ring %u: bad reply (error %d, %u of at most %u bytes), request fails\n",
@@ -125,7 +127,7 @@ void efuse_complete(struct efuse_ring *ring, u32 slot, u32 gen, bool by_requeste
 		ring->done_enter++;
 	spin_unlock(&fpq->lock);
 	if (fp)
-		efuse_fastpath_done(fp, s, req, reply.body);
+		efuse_fastpath_done(fp, s, req, reply.body, reply.hints);
 	/* First the slot: ending a background request may send the next one. */
 	efuse_give_back(ring, slot);
 	fuse_request_end(req);

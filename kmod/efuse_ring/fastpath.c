@@ -79,6 +79,7 @@ static void efuse_see(struct efuse_request *r, struct efuse_fastpath *fp, struct
 	r->parent = 0;
 	r->name_hash = 0;
 	r->life = 0;
+	r->hints = 0;
 	r->fp = fp;
 	r->req = req;
 	r->effects = effects;
@@ -417,7 +418,8 @@ static void efuse_reply_told(struct efuse_request *r, const struct efuse_opcode 
 }
 
 /* The reply is in the request, and its requester does not know yet. */
-void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct fuse_req *req, const void *body)
+void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct fuse_req *req, const void *body,
+			 u32 hints)
 {
 	const struct efuse_opcode *op = efuse_opcode(req->in.h.opcode);
 	struct efuse_request r;
@@ -434,6 +436,7 @@ void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct
 	r.error = req->out.h.error;
 	r.reply_len = r.error ? 0 : req->out.h.len - sizeof(req->out.h);
 	r.body = body;
+	r.hints = hints;
 	alone = efuse_effects_end(&fp->changes, &s->effects, &stamp);
 	/* It was sent before there was a program to see it. */
 	if (!r.tag && op->changes)

@@ -53,6 +53,7 @@ struct efuse_request {
 	u64 parent;
 	u64 name_hash;
 	u64 life;
+	u32 hints;
 
 	/* the module's own */
 	struct efuse_fastpath *fp;
@@ -159,7 +160,8 @@ void efuse_fastpath_call(struct efuse_fastpath *fp, s16 member, struct efuse_req
 int efuse_fastpath_init(void);
 void efuse_fastpath_exit(void);
 void efuse_fastpath_synchronize(void);
-void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct fuse_req *req, const void *body);
+void efuse_fastpath_done(struct efuse_fastpath *fp, struct efuse_slot *s, struct fuse_req *req, const void *body,
+			 u32 hints);
 bool efuse_fastpath_send(struct efuse_fastpath *fp, struct fuse_req *req, struct efuse_effects *effects);
 
 /* programs.c */

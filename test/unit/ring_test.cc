@@ -221,6 +221,23 @@ TEST_CASE("ring: complete() refuses what does not fit until the kernel has consu
   CHECK(ring.complete(0, 77));
 }
 
+TEST_CASE("ring: hints are of one reply", "[ring]") {
+  FakeKernel kernel({.depth = 4});
+  Ring ring = ring_of(kernel);
+  for (const std::uint32_t hints : {std::uint32_t{EFUSE_HINT_LAST | EFUSE_HINT_NO_SELINUX}, 0u}) {
+    for (int i = 0; i < 4; i++) {  // every slot
+      Asked asked(1);
+      submit(kernel, asked);
+      const auto r = ring.take_request();
+      REQUIRE(r.has_value());
+      CHECK(ring.finish(r->slot, r->gen, 0, 0, hints));
+      CHECK(kernel.slot_out(r->slot).hints == hints);
+      CHECK(ring.complete(r->slot, r->gen));
+      CHECK(kernel.enter(false, 0) == 1);
+    }
+  }
+}
+
 TEST_CASE("ring: finish() tells whether the requester sleeps", "[ring]") {
   FakeKernel kernel({});
   Ring ring = ring_of(kernel);

@@ -9,6 +9,8 @@
 #include "session_core.hh"
 #include "stats.hh"
 
+#include "uapi/efuse_ring.h"
+
 #include <efuse/efuse_lowlevel.h>
 
 #include <catch2/catch.hpp>
@@ -340,4 +342,53 @@ TEST_CASE("backing files go to who listens", "[tell]") {
   CHECK(session.journal.take() == Lines{"backing 5 3", "no backing 5"});
   CHECK(efuse_fastpath_open(to_handle(session), 5, -1) == -EINVAL);
   CHECK(efuse_fastpath_open(nullptr, 5, 3) == -EINVAL);
+}
+
+TEST_CASE("hints go with the reply, where somebody remembers it", "[tell]") {
+  TestSession session;
+  TestChannel ring(session.journal, false), dev(session.journal, true);
+  std::vector<std::string> asked;
+  const auto absent = [](const char *name, void *data) {
+    static_cast<std::vector<std::string> *>(data)->emplace_back(name);
+    return std::string_view(name) != "security.capability";
+  };
+  const auto ask = [&](TestChannel &channel, const char *name) {
+    fuse_req req;
+    req.session = &session;
+    req.channel = &channel;
+    asked.clear();
+    efuse_hint_absent_xattrs(&req, name, absent, &asked);
+    return req.hints;
+  };
+  // Others are asked about once somebody has asked for them.
+  CHECK(ask(ring, "security.selinux") == 0);
+  CHECK(asked.empty());
+  CHECK(ask(ring, "user.something") == EFUSE_HINT_NO_SELINUX);
+  CHECK(asked == Lines{"security.selinux"});
+  CHECK(ask(ring, "security.capability") == EFUSE_HINT_NO_SELINUX);
+  CHECK(ask(ring, "system.posix_acl_access") == EFUSE_HINT_NO_SELINUX);
+  CHECK(asked == Lines{"security.selinux", "security.capability"});
+  CHECK(ask(ring, "security.selinux") == EFUSE_HINT_NO_ACCESS_ACL);
+  CHECK(ask(ring, "system.posix_acl_default") == (EFUSE_HINT_NO_SELINUX | EFUSE_HINT_NO_ACCESS_ACL));
+
+  // The module does not see this reply.
+  CHECK(ask(dev, "security.selinux") == 0);
+  CHECK(asked.empty());
+  // Nobody is there to remember it.
+  session.changes = nullptr;
+  CHECK(ask(ring, "security.selinux") == 0);
+  CHECK(asked.empty());
+
+  fuse_req req;
+  efuse_hint_last_entries(&req);
+  CHECK(req.hints == EFUSE_HINT_LAST);
+}
+
+TEST_CASE("hints are of one request", "[tell]") {
+  TestSession session;
+  TestChannel ring(session.journal, false);
+  Request request(session, ring, FUSE_STATFS, "");
+  request.req.hints = EFUSE_HINT_LAST;
+  request.dispatch();
+  CHECK(request.req.hints == 0);
 }
