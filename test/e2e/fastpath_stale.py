@@ -241,6 +241,37 @@ class AttributeNames(Subject):
             return ANY, (0,), 4     # before, or from the fourth on
 
 
+class AttributeAtTimes(Subject):
+    """An attribute that is there in odd versions alone, and says which. Who asks for another one may be told of this one,
+    too: that it is not there."""
+    NAME = "security.capability"
+
+    def prepare(self):
+        self.put(self.path)
+
+    def change(self, version):
+        if version % 2:
+            os.setxattr(self.path, self.NAME, struct.pack("<IIIII", 0x02000000, version, 0, 0, 0))
+        else:
+            os.removexattr(self.path, self.NAME)
+
+    def value(self, name):
+        try:
+            return os.getxattr(self.path, name)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+            return None
+
+    def look_value(self):
+        value = self.value(self.NAME)
+        return exactly(struct.unpack_from("<I", value, 4)[0]) if value else (2, (0,))
+
+    def look_after_another(self):
+        assert not self.value("security.selinux")
+        return self.look_value()
+
+
 class Replaced(Subject):
     """By a new file, of as many bytes as there were versions and with that number in it."""
 
@@ -463,8 +494,8 @@ def listed_number(path, name):
     raise AssertionError(f"{path} does not list {name}")
 
 
-SUBJECTS = [Content, Appended, Size, Mode, Owner, Times, Attribute, AttributeNames, Replaced, MadeAndRemoved, Directory,
-            Crowded, Node, Links, Symlink, SymlinkAgain, Moved, Exchanged]
+SUBJECTS = [Content, Appended, Size, Mode, Owner, Times, Attribute, AttributeNames, AttributeAtTimes, Replaced,
+            MadeAndRemoved, Directory, Crowded, Node, Links, Symlink, SymlinkAgain, Moved, Exchanged]
 
 
 def pool(directory):
