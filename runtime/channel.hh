@@ -49,7 +49,7 @@ class Channel {
   /// Requests come over io_uring here.
   [[nodiscard]] virtual bool over_uring() const noexcept { return false; }
 
-  /// Requests' messages are the daemon's own memory; false: the kernel's, to be read only.
+  /// Requests' messages are for the dispatcher to write to as well; false: they are to be read only.
   [[nodiscard]] virtual bool owns_messages() const noexcept { return true; }
 
   /// Counters and histograms of this channel.

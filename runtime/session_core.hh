@@ -90,7 +90,7 @@ class SessionCore {
   Resends resends;
   std::atomic<bool> second_reply{false};  // the filesystem has replied twice, and was told so
 
-  /// Readers of /dev/fuse that other transports' threads may have to stand in for (Transport::serve_while_resting());
+  /// Readers of /dev/fuse that other transports' threads may have to stand in for (Transport::stand_in());
   /// nullptr: none yet. Stays until those threads have ended.
   std::atomic<Transport *> resting_readers{nullptr};
   /// A request has been answered after which the kernel may let go of nodes, and nobody has looked since.

@@ -33,9 +33,10 @@ class Transport {
   virtual void stop() noexcept = 0;
   /// Mark the request in flight with this unique as interrupted; false: not here.
   virtual bool interrupt(std::uint64_t unique) noexcept = 0;
-  /// For threads of other transports that need to know what the kernel has let go of: while all readers of this one rest,
-  /// serve what waits for them. false: nothing did.
-  virtual bool serve_while_resting() noexcept { return true; }
+  /// For threads of other transports that need to know what the kernel has let go of: serve what waits for this one's
+  /// readers, if all of them rest; `urgent`: in any case, and wait for what they have taken, for some ms at most. false:
+  /// nothing is known to have been there.
+  virtual bool stand_in(bool /*urgent*/) noexcept { return true; }
   /// Settings that may change while serving: polling and balancing. Any thread.
   virtual void tune(const Config &) noexcept {}
   /// After stop(): the filesystem holds requests of this transport still.
@@ -55,7 +56,7 @@ std::unique_ptr<Transport> make_dev_transport(SessionCore &session, const Config
 /// What another transport leaves to /dev/fuse: nobody waits for FORGETs.
 enum class StockShare { anything, forgets_and_interrupts };
 /// Readers of that: config.stock_threads. Of forgets_and_interrupts they rest after each FORGET, if others may serve
-/// meanwhile (Transport::serve_while_resting()), and then take all that have come at once.
+/// meanwhile (Transport::stand_in()), and then take all that have come at once.
 std::unique_ptr<Transport> make_stock_readers(SessionCore &session, const Config &config, int fuse_fd, StockShare share);
 /// The rings of the efuse_ring module. Throws TransportUnavailable.
 std::unique_ptr<Transport> make_ring_transport(SessionCore &session, const Config &config, int fuse_fd);

@@ -174,12 +174,36 @@ class Naps {
   long before_ = 0;
 };
 
+/// Readers that do not read, as they have just got FORGETs.
+class Resting {
+ public:
+  // By a reader, in this order: the FORGETs are here, are served, and it reads again.
+  void begin() noexcept {
+    begun_.fetch_add(1, std::memory_order_release);
+    count_.fetch_add(1, std::memory_order_release);
+  }
+  void served() noexcept { served_.fetch_add(1, std::memory_order_release); }
+  void end() noexcept { count_.fetch_sub(1, std::memory_order_release); }
+
+  // Any thread.
+  [[nodiscard]] unsigned count() const noexcept { return count_.load(std::memory_order_acquire); }
+  /// How often FORGETs have come to a reader.
+  [[nodiscard]] std::uint64_t begun() const noexcept { return begun_.load(std::memory_order_acquire); }
+  /// So many are served. (Others that have begun later may be counted instead: for who asks that is as good.)
+  [[nodiscard]] bool is_served(std::uint64_t begun) const noexcept {
+    return served_.load(std::memory_order_acquire) >= begun;
+  }
+
+ private:
+  std::atomic<unsigned> count_{0};
+  std::atomic<std::uint64_t> begun_{0}, served_{0};
+};
+
 class DevChannel final : public Channel {
  public:
-  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `resting`: counted there while serve()
+  /// `device` becomes this channel's; `cloned`: its open file is nobody else's; `resting`: where serve() says that it
   /// rests after a FORGET, nullptr: it never does; `stats` false: no clock is read.
-  DevChannel(SessionCore &session, Fd device, bool cloned, std::atomic<unsigned> *resting, const PollSettings &settings,
-             bool stats)
+  DevChannel(SessionCore &session, Fd device, bool cloned, Resting *resting, const PollSettings &settings, bool stats)
       : session_(session),
         cloned_(cloned),
         resting_(resting),
@@ -252,7 +276,7 @@ class DevChannel final : public Channel {
         const std::uint64_t begun = alone ? now_ns() : 0;
         const bool rests = resting_ != nullptr && forgets();
         if (rests)
-          resting_->fetch_add(1, std::memory_order_release);
+          resting_->begin();
         handle(*request, static_cast<std::size_t>(n));
         crew.end(index);
         if (rests)
@@ -353,9 +377,10 @@ class DevChannel final : public Channel {
 
   /// More of them will come, and each would wake a reader that waits.
   void rest() noexcept {
+    resting_->served();
     const timespec rest{0, kRestNs};
     ::nanosleep(&rest, nullptr);  // stop() wakes it from this, too
-    resting_->fetch_sub(1, std::memory_order_release);
+    resting_->end();
   }
 
   ssize_t read_message() noexcept {
@@ -479,7 +504,7 @@ class DevChannel final : public Channel {
 
   SessionCore &session_;
   const bool cloned_;
-  std::atomic<unsigned> *const resting_;
+  Resting *const resting_;
   Poller poller_;       // these four are the serving thread's
   WaitChoice choice_;   // of reader 0
   unsigned long_calls_ = 0;
@@ -527,7 +552,7 @@ class DevTransport final : public Transport {
         crew_(staff.readers, staff.cpus.empty() ? staff.readers : static_cast<unsigned>(staff.cpus.size())) {
     DevTransport::tune(config);
     Fd guests_device = staff.rests ? clone_device(fuse_fd) : Fd();
-    std::atomic<unsigned> *const resting = guests_device ? &resting_ : nullptr;
+    Resting *const resting = guests_device ? &resting_ : nullptr;
     for (unsigned i = 0; i < staff.readers; ++i) {
       Fd device = config.clone_fd ? clone_device(fuse_fd) : Fd();
       const bool cloned = static_cast<bool>(device);
@@ -582,11 +607,22 @@ class DevTransport final : public Transport {
     settings_.adaptive = config.adaptive;
   }
 
-  bool serve_while_resting() noexcept override {
-    if (resting_.load(std::memory_order_acquire) != readers_)
-      return true;  // one that waits is woken by what comes, and should find it
-    const std::unique_lock guest(guest_mutex_, std::try_to_lock);
-    return !guest || channels_.back()->serve_waiting();  // else another is at it
+  bool stand_in(bool urgent) noexcept override {
+    if (readers_ == channels_.size())
+      return true;  // they never rest
+    if (!urgent)
+      return resting_.count() == readers_ && serve_as_guest();  // one that waits is woken by what comes, and should find it
+    const std::uint64_t begun = resting_.begun();
+    bool found = serve_as_guest();
+    // What is not in the queue any more may be on its way to a reader.
+    for (auto waited = kLook; !found && waited <= kOnTheWay; waited += kLook) {
+      std::this_thread::sleep_for(kLook);
+      found = resting_.begun() != begun || serve_as_guest();
+    }
+    const std::uint64_t all = resting_.begun();
+    for (auto waited = kLook; waited <= kServing && !resting_.is_served(all); waited += kLook)
+      std::this_thread::sleep_for(kLook);
+    return found;
   }
 
   bool interrupt(std::uint64_t unique) noexcept override {
@@ -625,6 +661,12 @@ class DevTransport final : public Transport {
     channels_[index]->serve(crew_, static_cast<unsigned>(index), cpu);
   }
 
+  /// false: nothing was there.
+  bool serve_as_guest() noexcept {
+    const std::unique_lock guest(guest_mutex_, std::try_to_lock);
+    return !guest || channels_.back()->serve_waiting();  // else another is at it
+  }
+
   /// Other threads may still owe replies to requests taken here. Where the
   /// connection lives they get a moment; a request that waits for something else
   /// (a lock, an event) ends with the connection.
@@ -639,6 +681,11 @@ class DevTransport final : public Transport {
     }
   }
 
+  // For those who need to know what readers have been told.
+  static constexpr std::chrono::microseconds kLook{50};
+  static constexpr std::chrono::microseconds kOnTheWay{1000};  // at most, from the kernel to a reader
+  static constexpr std::chrono::microseconds kServing{10'000};  // longer than that is the filesystem's doing
+
   Fd eof_;
   int wake_ = 0;
   const bool looks_;       // not those beside another transport, which get little to read
@@ -646,8 +693,8 @@ class DevTransport final : public Transport {
   std::vector<int> cpus_;  // of the first readers; -1: not pinned
   ReaderCrew crew_;
   std::size_t readers_ = 0;
-  std::atomic<unsigned> resting_{0};  // readers
-  std::mutex guest_mutex_;            // who serves the channel that has no reader
+  Resting resting_;
+  std::mutex guest_mutex_;  // who serves the channel that has no reader
   std::vector<std::unique_ptr<DevChannel>> channels_;  // of the readers, and where they rest one more
   std::vector<std::thread> threads_;
 };

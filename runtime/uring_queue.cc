@@ -28,26 +28,13 @@ constexpr bool lets_go(std::uint32_t opcode) noexcept {
          opcode == FUSE_RELEASE;
 }
 
-/// It matters what the filesystem has free.
-constexpr bool wants_space(std::uint32_t opcode) noexcept {
-  switch (opcode) {
-    case FUSE_STATFS:
-    case FUSE_WRITE:
-    case FUSE_FALLOCATE:
-    case FUSE_COPY_FILE_RANGE:
-    case FUSE_SETATTR:
-    case FUSE_SETXATTR:
-    case FUSE_CREATE:
-    case FUSE_MKNOD:
-    case FUSE_MKDIR:
-    case FUSE_SYMLINK:
-    case FUSE_LINK:
-    case FUSE_TMPFILE:
-      return true;
-    default:
-      return false;
-  }
+/// The answer says what is free, or the operation does as much as that is enough for.
+constexpr bool goes_by_space(std::uint32_t opcode) noexcept {
+  return opcode == FUSE_STATFS || opcode == FUSE_WRITE || opcode == FUSE_COPY_FILE_RANGE;
 }
+
+/// What any operation fails with if the filesystem has nothing left for it.
+constexpr bool lacks_space(int error) noexcept { return error == -ENOSPC || error == -EDQUOT; }
 
 std::size_t page_bytes() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
@@ -143,12 +130,13 @@ std::span<UringSlot> UringQueue::add(unsigned count) {
 
 void UringQueue::serve(UringSlot &slot, std::uint64_t now) noexcept {
   slot.dequeue_ns = now;
+  slot.lacked = false;
   if (describe(slot)) [[likely]] {
     fuse_in_header in;
     std::memcpy(&in, slot.msg.head.data(), sizeof in);
     if (in.opcode != FUSE_NOTIFY_REPLY || in.unique != kUringStir) [[likely]] {
-      if (wants_space(in.opcode) && session_.forgets_due.load(std::memory_order_relaxed))
-        take_forgets();
+      if (goes_by_space(in.opcode) && session_.forgets_due.load(std::memory_order_relaxed))
+        take_forgets(false);
       return dispatch(slot);
     }
     write_answer(slot, in.unique, 0, 0);
@@ -161,16 +149,33 @@ void UringQueue::serve(UringSlot &slot, std::uint64_t now) noexcept {
   owner_.answered(slot);
 }
 
+void UringQueue::serve_again(UringSlot &slot) noexcept {
+  slot.again = false;
+  take_forgets(true);
+  dispatch(slot);
+}
+
 /// What files held that are gone by now.
-void UringQueue::take_forgets() noexcept {
+void UringQueue::take_forgets(bool urgent) noexcept {
   Transport *stock = session_.resting_readers.load(std::memory_order_acquire);
   session_.forgets_due.store(false, std::memory_order_relaxed);
-  if (stock != nullptr && !stock->serve_while_resting())
+  if (stock != nullptr && !stock->stand_in(urgent) && !urgent)
     session_.forgets_due.store(true, std::memory_order_relaxed);  // not here yet, if there are any
+}
+
+/// Once per request, and not where a copy of it waits for the same answer.
+bool UringQueue::is_to_try_again(const UringSlot &slot, int error) const noexcept {
+  return lacks_space(error) && !slot.lacked && session_.forgets_due.load(std::memory_order_relaxed) &&
+         !session_.resends.active();
 }
 
 int UringQueue::reply(fuse_req &req, int error, std::span<const iovec> body) noexcept {
   auto &slot = static_cast<UringSlot &>(req);
+  if (is_to_try_again(slot, error)) [[unlikely]] {
+    slot.lacked = slot.again = true;
+    owner_.answered(slot);
+    return 0;
+  }
   if (error != 0) {
     const bool bad = error > 0 || error <= protocol::kErrorLimit;
     finish(slot, bad ? -EIO : error, 0);

@@ -36,6 +36,8 @@ struct UringSlot : fuse_req {
   std::span<std::byte> payload;
   std::array<iovec, protocol::kUringIovecs> buffers{};  // both, as REGISTER takes them
   std::uint64_t commit_id = 0;
+  bool lacked = false;  // the filesystem had no space for this request, when it was first served,
+  bool again = false;   // and is to be asked once more (UringQueue::serve_again)
   UringSlot *next = nullptr;  // HandBack's, then its worker's
 };
 
@@ -53,7 +55,7 @@ inline constexpr std::uint64_t kUringStir = 1ull << 61;
 class UringOwner {
  public:
   virtual ~UringOwner() = default;
-  /// The answer is written. Any thread; the slot is the kernel's after this.
+  /// The answer is written, or slot.again is set. Any thread; the slot is the owner's after this.
   virtual void answered(UringSlot &slot) noexcept = 0;
 };
 
@@ -71,12 +73,17 @@ class UringQueue final : public Channel {
 
   /// Serve the request in `slot`, taken at `now` (CLOCK_MONOTONIC ns, 0: not looked at).
   void serve(UringSlot &slot, std::uint64_t now) noexcept;
+  /// Serve the request of a slot that has slot.again once more, when FORGETs that waited may have made room for it. So
+  /// hardly any request waits for FORGETs. By the owner's thread.
+  void serve_again(UringSlot &slot) noexcept;
 
   int reply(fuse_req &req, int error, std::span<const iovec> body) noexcept override;
   int reply_in_place(fuse_req &req, std::size_t len) noexcept override;
   void drop(fuse_req &req) noexcept override { finish(static_cast<UringSlot &>(req), 0, 0); }
   [[nodiscard]] bool unseen() const noexcept override { return true; }
   [[nodiscard]] bool over_uring() const noexcept override { return true; }
+  /// They stay as they are for serve_again().
+  [[nodiscard]] bool owns_messages() const noexcept override { return false; }
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 
@@ -97,7 +104,8 @@ class UringQueue final : public Channel {
   unsigned step = 1;         // see UringShare
 
  private:
-  void take_forgets() noexcept;
+  void take_forgets(bool urgent) noexcept;
+  [[nodiscard]] bool is_to_try_again(const UringSlot &slot, int error) const noexcept;
   struct Slab {
     Mapping memory;
     std::unique_ptr<UringSlot[]> slots;

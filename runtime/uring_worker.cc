@@ -181,11 +181,16 @@ void UringWorker::collect() noexcept {
   }
 }
 
-/// Answers become submissions.
+/// Answers become submissions, but for those of requests that are to be served again.
 void UringWorker::prepare_answers() noexcept {
   while (answered_ != nullptr) {
     UringSlot &slot = *answered_;
     auto &queue = static_cast<UringQueue &>(*slot.channel);
+    if (slot.again) [[unlikely]] {
+      answered_ = slot.next;
+      queue.serve_again(slot);
+      continue;
+    }
     if (!ring_->prepare(protocol::kUringCommitAndFetch, setup_.fuse_fd, queue.qid(), slot.commit_id, {}, &slot)) {
       if (const int error = ring_->enter(false); error != 0 && !passes(error))
         return;

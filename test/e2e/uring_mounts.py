@@ -6,6 +6,7 @@
 """Mounts over the kernel's io_uring: what `auto` takes and says, what is refused and why, requests that the filesystem
 keeps, more of them than a queue has entries, and what an idle mount costs."""
 
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 SWITCH = "/sys/module/fuse/parameters/enable_uring"
 LIMIT_S = 30
@@ -122,7 +124,10 @@ def on_first_cpu(work):
             os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
             work()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stdout.flush()
             os._exit(status)
     return pid
 
@@ -230,6 +235,40 @@ def forgets_wake_hardly_anybody():
         print(f"{files} files removed in {seconds:.2f} s: {after - before} sleeps of the readers")
 
 
+def what_is_removed_is_free():
+    """A FORGET says so, for which nobody waits: it is there in time nevertheless."""
+    def fill_and_replace():
+        kinds = (lambda path: os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)),
+                 os.mkdir, lambda path: os.symlink("target", path), os.mkfifo)
+        paths = []
+        try:
+            while True:
+                path = f"{m.directory}/{len(paths)}"
+                kinds[len(paths) % len(kinds)](path)
+                paths.append(path)
+        except OSError as e:
+            assert e.errno == errno.ENOSPC and len(paths) > 10, (e, len(paths))
+        for i in range(400):
+            path = paths[i % len(paths)]
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+            kinds[i // len(paths) % len(kinds)](path)
+        print(f"{i + 1} of {len(paths)} files replaced where there is room for so many")
+        for path in paths:
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+
+    def write_and_remove():
+        path, data = m.directory + "/large", os.urandom(3 << 20)
+        for _ in range(40):
+            with open(path, "wb") as f:  # which goes on where write(2) has written less
+                f.write(data)
+            os.unlink(path)
+
+    with Mount("-o", "nr_inodes=20,size=4M") as m:
+        for work in (fill_and_replace, write_and_remove):
+            pid = on_first_cpu(work)  # one queue: a file's RELEASE is served before what comes after it
+            wait_until(lambda pid=pid: ended(pid), work.__name__)
+
+
 def costs_nothing_when_idle():
     with Mount() as m:
         for i in range(2000):
@@ -254,7 +293,7 @@ def main():
     try:
         switch("Y")
         for test in (auto_takes_it, switches_are_refused, without_it, kept_requests, queued_behind_a_kept_request,
-                     forgets_wake_hardly_anybody, costs_nothing_when_idle):
+                     forgets_wake_hardly_anybody, what_is_removed_is_free, costs_nothing_when_idle):
             begin = time.monotonic()
             test()
             print(f"ok {test.__name__} ({time.monotonic() - begin:.1f} s)", flush=True)

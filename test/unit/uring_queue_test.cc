@@ -3,6 +3,7 @@
 #include "uring_queue.hh"
 
 #include "session_core.hh"
+#include "transport.hh"
 
 #include <catch2/catch.hpp>
 
@@ -30,7 +31,27 @@ class Session final : public SessionCore {
 struct Seen {
   std::string name, name2, data;
   fuse_req_t kept = nullptr;
+  unsigned made = 0;    // directories that were to be made
+  unsigned failed = 0;  // of those, the first
+  int error = 0;        // with
 } seen;
+
+/// Readers of /dev/fuse that rest, and for whom there are FORGETs or none.
+class Resting final : public Transport {
+ public:
+  explicit Resting(bool forgets) : forgets_(forgets) {}
+  [[nodiscard]] std::string_view name() const noexcept override { return "resting"; }
+  void start() override {}
+  void stop() noexcept override {}
+  bool interrupt(std::uint64_t) noexcept override { return false; }
+  bool serves(std::uint64_t) noexcept override { return false; }
+  void visit_stats(const std::function<void(const ChannelStats &)> &) const override {}
+  bool stand_in(bool urgent) noexcept override { return asked++, urgently += urgent ? 1 : 0, forgets_; }
+  unsigned asked = 0, urgently = 0;
+
+ private:
+  bool forgets_;
+};
 
 class Owner final : public UringOwner {
  public:
@@ -62,6 +83,16 @@ fuse_lowlevel_ops callbacks() {
     fuse_reply_buf(req, data.data(), data.size());
   };
   ops.getattr = [](fuse_req_t req, fuse_ino_t, fuse_file_info *) { seen.kept = req; };
+  ops.mkdir = [](fuse_req_t req, fuse_ino_t, const char *name, mode_t) {
+    seen.name = name;
+    if (seen.made++ < seen.failed) {
+      fuse_reply_err(req, seen.error);
+      return;
+    }
+    fuse_entry_param entry{};
+    entry.ino = 8;
+    fuse_reply_entry(req, &entry);
+  };
   ops.ioctl = [](fuse_req_t req, fuse_ino_t, unsigned, void *, fuse_file_info *, unsigned, const void *in,
                  std::size_t size, std::size_t) {
     // Its own argument, backwards in two parts: gathered into the memory that they lie in.
@@ -265,4 +296,74 @@ TEST_CASE("what the kernel wants of a payload buffer") {
   CHECK(uring_payload_bytes((1u << 20) - 1) == 1u << 20);
   CHECK(uring_payload_bytes(4096) >= 65536 + 256);
   CHECK(uring_payload_bytes(4096) % 4096 == 0);
+}
+
+TEST_CASE("what fails for want of space is tried once more where FORGETs may wait") {
+  struct Case {
+    const char *what;
+    bool due, forgets;
+    int error;        // of the first `failed` calls
+    unsigned failed;
+    bool again;       // is it tried once more
+    unsigned calls;
+    int result;
+  };
+  const auto c = GENERATE(Case{"there is space then", true, true, ENOSPC, 1, true, 2, 0},
+                          Case{"a quota", true, true, EDQUOT, 1, true, 2, 0},
+                          Case{"there is none still", true, true, ENOSPC, 2, true, 2, -ENOSPC},
+                          Case{"a reader has served them", true, false, ENOSPC, 1, true, 2, 0},
+                          Case{"nothing was let go of", false, true, ENOSPC, 1, false, 1, -ENOSPC},
+                          Case{"another error", true, true, EACCES, 1, false, 1, -EACCES});
+  CAPTURE(c.what);
+  Bench bench;
+  Resting readers(c.forgets);
+  bench.session.resting_readers = &readers;
+  bench.session.forgets_due = c.due;
+  seen.failed = c.failed;
+  seen.error = c.error;
+  const fuse_mkdir_in in{};
+  bench.put(FUSE_MKDIR, in, sizeof in, names({"directory"}));
+  bench.serve();
+  REQUIRE(bench.owner.count == 1);
+  CHECK(bench.slots[0].again == c.again);
+  CHECK(bench.queue.busy() == c.again);
+  CHECK(readers.asked == 0);
+  if (c.again) {
+    seen.name.clear();
+    bench.queue.serve_again(bench.slots[0]);
+    CHECK(readers.asked == 1);
+    CHECK(readers.urgently == 1);
+    CHECK(seen.name == "directory");
+    CHECK(bench.owner.count == 2);
+  }
+  CHECK_FALSE(bench.slots[0].again);
+  CHECK_FALSE(bench.queue.busy());
+  CHECK(seen.made == c.calls);
+  CHECK(bench.out().error == c.result);
+  CHECK(bench.out().unique == 42);
+  CHECK(bench.session.forgets_due == (c.due && !c.again));
+}
+
+TEST_CASE("what goes by what is free waits for FORGETs") {
+  Bench bench;
+  Resting readers(true);
+  bench.session.resting_readers = &readers;
+  bench.session.forgets_due = true;
+  bench.put(FUSE_LOOKUP, Nothing{}, 0, names({"a-name"}));
+  bench.serve();
+  CHECK(readers.asked == 0);
+  fuse_write_in in{};
+  in.size = 3;
+  bench.put(FUSE_WRITE, in, sizeof in, "www");
+  bench.serve();
+  CHECK(readers.asked == 1);
+  CHECK_FALSE(bench.session.forgets_due);
+  bench.put(FUSE_STATFS, Nothing{}, 0, {});
+  bench.serve();
+  CHECK(readers.asked == 1);  // nothing has been let go of since
+  bench.session.forgets_due = true;
+  bench.put(FUSE_STATFS, Nothing{}, 0, {});
+  bench.serve();
+  CHECK(readers.asked == 2);
+  CHECK(readers.urgently == 0);
 }
