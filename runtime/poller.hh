@@ -34,10 +34,12 @@ struct KernelPoll {
   bool adaptive = false;  // EFUSE_ENTER_ADAPTIVE
 };
 
-/// Decides whether spinning is worth it, from how it went lately: each failure
-/// in a row doubles the number of waits that do not spin, one success forgets them.
+/// Decides whether spinning is worth it, from how it went lately: from the fourth failure in a row on each doubles the
+/// number of waits that do not spin, one success forgets them. Not from the first: on a machine where requests come
+/// about as fast as the budget is long, every other one would be slept for, though spinning pays.
 class SpinBackoff {
  public:
+  static constexpr std::uint32_t kFreeFails = 3;
   [[nodiscard]] bool worth() noexcept {
     if (skip_ == 0)
       return true;
@@ -46,12 +48,12 @@ class SpinBackoff {
   }
   void paid() noexcept { fails_ = skip_ = 0; }
   void failed() noexcept {
-    fails_ = std::min(fails_ + 1, kMostFails);
-    skip_ = (1u << fails_) - 1;
+    fails_ = std::min(fails_ + 1, kFreeFails + kMostDoublings);
+    skip_ = fails_ > kFreeFails ? (1u << (fails_ - kFreeFails)) - 1 : 0;
   }
 
  private:
-  static constexpr std::uint32_t kMostFails = 10;  // then one wait in 1024 tries
+  static constexpr std::uint32_t kMostDoublings = 10;  // then one wait in 1024 tries
   std::uint32_t fails_ = 0;
   std::uint32_t skip_ = 0;
 };

@@ -825,7 +825,7 @@ TEST_CASE("worker: deferred requests are fetched by ENTER, whatever the budget",
   CHECK(req.finished);
 }
 
-TEST_CASE("poller: back-off doubles with each failure and is forgotten by one success", "[poller]") {
+TEST_CASE("poller: back-off doubles with each failure after some that are free, and is forgotten by one success", "[poller]") {
   SpinBackoff backoff;
   const auto skipped = [&] {
     unsigned n = 0;
@@ -833,12 +833,20 @@ TEST_CASE("poller: back-off doubles with each failure and is forgotten by one su
       n++;
     return n;
   };
+  constexpr unsigned kFree = SpinBackoff::kFreeFails;
   CHECK(skipped() == 0);
-  for (unsigned fails = 1; fails <= 14; fails++) {
+  for (unsigned fails = 1; fails <= kFree; fails++) {
     backoff.failed();
-    CHECK(skipped() == (1u << std::min(fails, 10u)) - 1);
+    CHECK(skipped() == 0);
+  }
+  for (unsigned more = 1; more <= 14; more++) {
+    backoff.failed();
+    CHECK(skipped() == (1u << std::min(more, 10u)) - 1);
   }
   backoff.paid();
+  CHECK(skipped() == 0);
+  for (unsigned fails = 0; fails < kFree; fails++)
+    backoff.failed();
   CHECK(skipped() == 0);
   backoff.failed();
   CHECK(skipped() == 1);
@@ -879,7 +887,11 @@ TEST_CASE("poller: spins only with a budget and while it is worth it", "[poller]
   }
   SECTION("adaptive: skips after failures") {
     settings.spin_ns = 1;
-    CHECK_FALSE(poller.poll(true, never));
+    for (unsigned i = 0; i <= SpinBackoff::kFreeFails; i++) {
+      looks = 0;
+      CHECK_FALSE(poller.poll(true, never));
+      CHECK(looks > 2);
+    }
     looks = 0;
     CHECK_FALSE(poller.poll(true, never));
     CHECK(looks == 1);  // skipped
