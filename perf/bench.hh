@@ -250,6 +250,7 @@ struct Row {
   std::string fastpath = "none";
   std::string op;
   unsigned threads = 0;
+  std::vector<double> rounds;  // operations per second of each
   double ops_per_s = 0;  // median of the rounds
   double spread = 0;     // (largest - smallest) / median of the rounds
   Quantiles lat, queue, service, reply;

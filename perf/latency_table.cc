@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "latency_table.hh"
 
+#include "rounds.hh"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,7 +19,7 @@ std::size_t label_width(const Report &report) {
 
 std::string head(std::size_t width) {
   return fmt::format(
-      "op       thr  {:<{}}      ops/s  spread   ratio     lat p50     p99      max   queue p50     p99"
+      "op       thr  {:<{}}      ops/s  spread   ratio     (95 %)     lat p50     p99      max   queue p50     p99"
       "      max  service p50  reply p50  ctxsw/op\n",
       "transport", width);
 }
@@ -34,9 +36,14 @@ const Row *row_of(const Report &report, const Row &like, const std::string &tran
   return nullptr;
 }
 
+// Against the first transport, and from where to where that may be by chance.
 std::string ratio(const Report &report, const Row &row) {
   const Row *base = row_of(report, row, report.transports.front());
-  return base && base->ops_per_s > 0 ? fmt::format("{:.2f}x", row.ops_per_s / base->ops_per_s) : "-";
+  const auto ratio = base ? compare_rounds(row.rounds, base->rounds) : std::nullopt;
+  const std::string median = ratio ? fmt::format("{:.2f}x", ratio->median) : "-";
+  const bool known = ratio && ratio->interval && base != &row;
+  return fmt::format("{:>7} {:>10}", median,
+                     known ? fmt::format("{:.2f}-{:.2f}", ratio->interval->low, ratio->interval->high) : "");
 }
 
 // Split times are there only where at least one operation could be split.
@@ -56,7 +63,7 @@ std::string remarks(const Row &row) {
 
 std::string line(const Report &report, const Row &row, std::size_t width) {
   return fmt::format(
-      "{:<8} {:>3}  {:<{}} {:>10.0f} {:>6.1f}% {:>7}  {:>10} {:>7} {:>8}  {:>10} {:>7} {:>8}  {:>11}  {:>9} "
+      "{:<8} {:>3}  {:<{}} {:>10.0f} {:>6.1f}% {}  {:>10} {:>7} {:>8}  {:>10} {:>7} {:>8}  {:>11}  {:>9} "
       "{:>9.2f}{}\n",
       row.op, row.threads, row.transport, width, row.ops_per_s, row.spread * 100, ratio(report, row),
       figure(row.lat.p50), figure(row.lat.p99), figure(row.lat.max), split(row, row.queue.p50),

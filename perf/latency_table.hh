@@ -9,7 +9,7 @@
 namespace efuse::perf {
 
 /// A line for each row, each operation apart, ratios against the report's first
-/// transport; then which way each transport's requests took, and what else to know.
+/// transport (compare_rounds()); then which way each transport's requests took, and what else to know.
 std::string format_table(const Report &report);
 
 }  // namespace efuse::perf

@@ -51,6 +51,8 @@ nlohmann::ordered_json to_json(const Report &report, const Row &row) {
     json["commit"] = report.machine.commit;
   json["rounds"] = report.rounds;
   json["ops_per_s_spread"] = rounded(row.spread, 0.0001);
+  for (double ops_per_s : row.rounds)
+    json["ops_per_s_rounds"].push_back(rounded(ops_per_s, 0.1));
   json["requests_per_op"] = rounded(row.requests_per_op, 0.0001);
   json["unmeasured"] = rounded(row.unmeasured, 0.000001);
   if (row.carried)

@@ -2,6 +2,7 @@
 // The run: all mounts at once, then cell after cell, each in rounds that
 // alternate between the mounts.
 #include "bench.hh"
+#include "rounds.hh"
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -57,18 +58,6 @@ struct CellSum {
 
 double share(std::uint64_t part, std::uint64_t whole) noexcept {
   return whole ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return n == 0 ? 0 : (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
-
-double spread(const std::vector<double> &values) {
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  const double mid = median(values);
-  return mid > 0 ? (*high - *low) / mid : 0;
 }
 
 // A line that is overwritten on a terminal; else one line for each cell.
@@ -221,6 +210,7 @@ std::vector<CellSum> Run::measure_cell(std::size_t cell, Op op, unsigned threads
 
 Row make_row(const CellSum &sum, const Latencies &latencies) {
   Row row;
+  row.rounds = sum.ops_per_s;
   row.ops_per_s = median(sum.ops_per_s);
   row.spread = spread(sum.ops_per_s);
   row.lat = quantiles_us(latencies.total);

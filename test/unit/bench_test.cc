@@ -4,6 +4,7 @@
 #include "bench.hh"
 #include "latency_table.hh"
 #include "request.hh"
+#include "rounds.hh"
 #include "session_core.hh"
 
 #include <catch2/catch.hpp>
@@ -108,6 +109,7 @@ Row row_of(const char *transport, unsigned threads, double ops) {
   row.op = "getattr";
   row.threads = threads;
   row.ops_per_s = ops;
+  row.rounds = {ops, ops, ops};
   row.spread = 0.125;
   row.lat = {10, 20, 30};
   row.queue = {1, 2, 3};
@@ -357,6 +359,44 @@ TEST_CASE("bench: quantiles never exceed the largest value", "[bench]") {
   CHECK(quantiles_us(Histogram{}).max == 0);
 }
 
+TEST_CASE("bench: rounds are compared pair by pair", "[bench]") {
+  CHECK(median({}) == 0);
+  CHECK(median(std::vector{3.0, 1.0, 2.0}) == 2);
+  CHECK(median(std::vector{4.0, 1.0, 2.0, 3.0}) == 2.5);
+  CHECK(spread(std::vector{4.0, 1.0, 2.0}) == 1.5);
+  CHECK(spread({}) == 0);
+
+  // A machine that gets ten times slower does so for both: the medians' ratio would be 1.
+  const std::vector base{1000.0, 900.0, 300.0, 200.0, 100.0};
+  const std::vector tenth_more{1100.0, 990.0, 330.0, 220.0, 110.0};
+  auto ratio = compare_rounds(tenth_more, base);
+  REQUIRE(ratio);
+  CHECK(ratio->median == Approx(1.1));
+  CHECK_FALSE(ratio->interval);  // five cannot tell
+
+  CHECK_FALSE(compare_rounds({}, {}));
+  CHECK_FALSE(compare_rounds(base, std::vector(5, 0.0)));
+  ratio = compare_rounds(base, std::vector{0.0, 450.0, 0.0, 50.0, 50.0});  // nothing was done in two of them
+  REQUIRE(ratio);
+  CHECK(ratio->median == 2);
+
+  // Which of n values in order the interval has at its ends: the sign test's tables.
+  const auto ends = [](std::size_t n) {
+    std::vector<double> values, ones(n, 1.0);
+    for (std::size_t i = 0; i < n; ++i)
+      values.push_back(static_cast<double>((i * 7) % n + 1));  // 7 is prime to each n below
+    const auto interval = compare_rounds(values, ones)->interval;
+    REQUIRE(interval);
+    return std::pair(interval->low, interval->high);
+  };
+  CHECK(ends(6) == std::pair(1.0, 6.0));
+  CHECK(ends(8) == std::pair(1.0, 8.0));
+  CHECK(ends(9) == std::pair(2.0, 8.0));
+  CHECK(ends(11) == std::pair(2.0, 10.0));
+  CHECK(ends(25) == std::pair(8.0, 18.0));
+  CHECK(ends(1000) == std::pair(469.0, 532.0));
+}
+
 TEST_CASE("bench: ways by transport", "[bench]") {
   const Ways ways{10, 20, 30, 40};
   CHECK(ways.by("ring") == 10);
@@ -389,6 +429,7 @@ TEST_CASE("bench: JSON rows and the table", "[bench]") {
   CHECK(row["cpus"] == 2);
   CHECK(row["ops_per_s"] == 8000);
   CHECK(row["ops_per_s_spread"] == Approx(0.125));
+  CHECK(row["ops_per_s_rounds"] == nlohmann::json({8000, 8000, 8000}));
   CHECK(row["lat_us"] == nlohmann::json({{"p50", 10}, {"p99", 20}, {"max", 30}}));
   CHECK(row["queue_us"]["p99"] == 2);
   CHECK(row["service_us"]["p50"] == 4);
@@ -397,6 +438,10 @@ TEST_CASE("bench: JSON rows and the table", "[bench]") {
   CHECK_FALSE(report.any_marked());
   std::string table = format_table(report);
   CHECK_THAT(table, Catch::Contains("8.00x"));
+  CHECK_THAT(table, !Catch::Contains("8.00-8.00"));
+  report.rows[0].rounds = std::vector(6, 1000.0);
+  report.rows[1].rounds = {7000, 8000, 8000, 8000, 8000, 9000};
+  CHECK_THAT(format_table(report), Catch::Contains("8.00x  7.00-9.00"));
   CHECK_THAT(table, Catch::Contains("ring: 100 requests, 75.00% ring, 25.00% stock"));
   CHECK_THAT(table, !Catch::Contains("!"));
 
