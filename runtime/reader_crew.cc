@@ -60,7 +60,7 @@ bool ReaderCrew::look_after() noexcept {
   }
   quiet_ = quiet && !blocked ? quiet_ + 1 : 0;
   if (blocked)
-    hold_ = kHoldWindows;
+    hold_ = std::chrono::steady_clock::now() + kHold;
   return blocked;
 }
 
@@ -95,17 +95,16 @@ void ReaderCrew::slept(unsigned index, unsigned times) noexcept {
       take_in();
   }
   if (times > kIdle && index >= base_ && index + 1 == active)
-    leave(index);
+    leave(index, times > kAsleep ? (active - base_ + 1) / 2 : 1);
 }
 
-void ReaderCrew::leave(unsigned index) noexcept {
-  if (const unsigned hold = hold_; hold != 0) {
-    hold_ = hold - 1;
+/// Reader `index`, the last one, and those before it: so many.
+void ReaderCrew::leave(unsigned index, unsigned count) noexcept {
+  if (std::chrono::steady_clock::now() < hold_.load())
     return;
-  }
   const std::lock_guard lock(mutex_);
   if (active_ == index + 1)
-    active_ = index;
+    active_ = index + 1 - count;
   changed_.notify_all();  // the clock has another keeper
 }
 

@@ -5,7 +5,7 @@
 //   - when the readers hardly ever sleep: requests are there before somebody is free;
 //   - when all readers have been in callbacks for a while: one of those that wait looks after that, by a clock
 //     that stands still while there are no requests;
-// and leave, the last one first, when they mostly sleep. Or one of them reads alone, so that it may look for requests
+// and leave, the last one first, when they mostly sleep, half of them at once when they always do. Or one of them reads alone, so that it may look for requests
 // without waking any other that waits; should its callback block, the others are back after a tick.
 #pragma once
 
@@ -73,14 +73,15 @@ class ReaderCrew {
   void wait_for_work(std::unique_lock<std::mutex> &lock);
   bool look_after() noexcept;
   void take_in() noexcept;
-  void leave(unsigned index) noexcept;
+  void leave(unsigned index, unsigned count) noexcept;
 
   // Sleeps below which requests wait, if it goes on for about a window of each reader. A single sender whose reader is
   // on another CPU has such windows, too, but not many in a row.
   static constexpr unsigned kBusy = kWindow / 6;
-  static constexpr unsigned kIdle = kWindow * 3 / 5;    // above which there are too many readers
+  static constexpr unsigned kIdle = kWindow * 3 / 5;    // above which there are too many readers,
+  static constexpr unsigned kAsleep = kWindow * 9 / 10;  // and far too many
   static constexpr unsigned kQuietTicks = 32;           // without a request, until the clock stops
-  static constexpr unsigned kHoldWindows = 256;         // as long a reader that a blocked crew took in stays at least
+  static constexpr std::chrono::milliseconds kHold{250};  // as long a reader that a blocked crew took in stays at least
 
   const unsigned base_;
   std::vector<Reader> readers_;
@@ -94,7 +95,7 @@ class ReaderCrew {
   std::vector<std::uint64_t> seen_;         // calls at the last tick; guarded by mutex_
   unsigned quiet_ = 0;                      // ticks without a request; likewise
   std::atomic<unsigned> busy_{0};           // windows in a row without sleep
-  std::atomic<unsigned> hold_{0};           // windows until a reader may leave
+  std::atomic<std::chrono::steady_clock::time_point> hold_{};  // until then none leaves; changes under mutex_
 };
 
 }  // namespace efuse

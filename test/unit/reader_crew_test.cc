@@ -82,6 +82,27 @@ TEST_CASE("the last reader leaves when it mostly sleeps, the base never does") {
   CHECK(crew.active() == 2);
 }
 
+TEST_CASE("half of the readers that are too many leave at once when they always sleep") {
+  ReaderCrew crew(10, 2);
+  const auto full = [&] {
+    windows(crew, 0, 0, 200);
+    return crew.active() == 10;
+  };
+  REQUIRE(full());
+  windows(crew, 9, ReaderCrew::kWindow, 1);
+  CHECK(crew.active() == 6);
+  windows(crew, 5, ReaderCrew::kWindow, 1);
+  CHECK(crew.active() == 4);
+  windows(crew, 3, ReaderCrew::kWindow, 1);
+  windows(crew, 2, ReaderCrew::kWindow, 1);
+  CHECK(crew.active() == 2);
+  REQUIRE(full());
+  windows(crew, 9, ReaderCrew::kWindow * 3 / 4, 1);  // of some requests there were several at once
+  CHECK(crew.active() == 9);
+  windows(crew, 8, ReaderCrew::kWindow / 2, 10);
+  CHECK(crew.active() == 9);
+}
+
 TEST_CASE("a crew whose readers are all in callbacks gets another reader, until one is free") {
   ReaderCrew crew(5, 2);
   Readers others(crew, 2, 5);
@@ -107,7 +128,9 @@ TEST_CASE("the clock that has stopped goes on with the next request") {
     crew.begin(0);
     REQUIRE(eventually([&] { return crew.active() == 2 && others.reading == 1; }));
     crew.end(0);
-    // What a blocked crew took in stays for a while, and then leaves.
+    // What a blocked crew took in stays for a while, whatever it does, and then leaves.
+    windows(crew, 1, ReaderCrew::kWindow, 1000);
+    CHECK(crew.active() == 2);
     REQUIRE(eventually([&] {
       crew.slept(1, ReaderCrew::kWindow);
       return crew.active() == 1 && others.reading == 0;
