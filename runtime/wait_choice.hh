@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Where a request is woken for: beside its sender, or on another CPU that looks for it and does not sleep.
+// Where a request is woken for: beside its sender, or on another CPU that looks for it and does not sleep, or in a third
+// way that the transport has.
 //
 // A worker on the sender's own CPU costs two context switches and no interrupt; it cannot look for the next request
 // while the sender needs that CPU. One on another CPU takes a request at once while it looks, but the sender's
 // wake-up is an interrupt then, and the CPU it looks on is lost for others. Which of the two gets more done
 // depends on the machine (what interrupts and switches cost, above all in virtual machines), on how many senders
-// there are, and on how soon they come back. A worker beside its sender may also give way to whom it wakes
-// (give_way.hh), where nobody else wants the CPU. So it is tried: now and then a few windows of requests are served in
-// another way, and the best one goes on.
+// there are, and on how soon they come back. A worker beside its sender may also give way: io_uring's to whom it wakes
+// (give_way.hh), where nobody else wants the CPU; a reader of /dev/fuse gives its place up, and the scheduler finds it
+// another. So it is tried: now and then a few windows of requests are served in another way, and the best one goes on.
 #pragma once
 
 #include <algorithm>
@@ -24,15 +25,16 @@ class WaitChoice {
   enum class Way : std::uint8_t {
     beside,  // on the sender's CPU, asleep until a request is there
     apart,   // on another CPU, looking
-    giving,  // beside, and giving way
+    giving,  // giving way
   };
 
   static constexpr unsigned kWindow = 32;         // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
   static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first,
   static constexpr unsigned kLaterPatience = 16;  // and after one that has won;
-  static constexpr unsigned kMostPatience = 256;  // each trial that is lost doubles it up to here,
+  static constexpr unsigned kMostPatience = 256;  // each trial that a way has lost doubles its own up to here,
   static constexpr std::uint64_t kMostPatienceNs = 4'000'000'000;  // or to as many as this time has
+  static constexpr unsigned kRest = 16;  // times as long as a trial that was lost took, the way is not tried again
   static constexpr std::uint64_t kWorthNs = 10'000'000;  // what was better for so long was worth the change
   static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
   static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
@@ -48,7 +50,8 @@ class WaitChoice {
   /// since ever: a sender that moves to another CPU, and so to another worker, is not to look like one that slows
   /// down. The way for the next window. Medians, so that a sender that pauses now and then does not count.
   Way look(std::uint64_t now, std::uint64_t done) noexcept {
-    const std::uint64_t ns = done > done_ ? (now - since_) / (done - done_) : kNever;
+    const std::uint64_t length = now - since_;
+    const std::uint64_t ns = done > done_ ? length / (done - done_) : kNever;
     since_ = now;
     done_ = done;
     // The first window after a change has both ways in it.
@@ -57,7 +60,8 @@ class WaitChoice {
     if (trying() && is_pause(ns))
       return way();
     took_[windows_ % kLooks] = ns;
-    if (!trying() && (windows_ > patience_ || (windows_ > kPatience && now - settled_ > kMostPatienceNs) || is_worse()))
+    length_ += length;
+    if (!trying() && (is_due(kOthers[index(best_)][0]) || is_due(kOthers[index(best_)][1]) || is_worse()))
       begin_trial();
     else if (trying() && (windows_ > kLooks || is_lost(ns)))
       decide();
@@ -85,40 +89,53 @@ class WaitChoice {
 
   [[nodiscard]] bool trying() const noexcept { return tried_ != best_; }
 
+  static constexpr Way kOthers[][2] = {{Way::giving, Way::apart}, {Way::giving, Way::beside}, {Way::beside, Way::apart}};
+  static constexpr std::size_t index(Way way) noexcept { return static_cast<std::size_t>(way); }
+
   /// Of each way.
-  struct Hold {
-    std::uint64_t begun = 0;  // when it was last taken up
-    std::uint64_t until = 0;  // when it may be tried again
-    std::uint64_t ns = 0;     // how long that was, last time
+  struct Record {
+    std::uint64_t begun = 0;   // when it was last taken up,
+    std::uint64_t left = 0;    // and left
+    unsigned patience = kPatience;  // windows until it is tried,
+    std::uint64_t rests = 0;   // and not before
+    std::uint64_t held = 0;    // when it may be tried again at all,
+    std::uint64_t hold_ns = 0;  // and how long that was, last time
   };
-  [[nodiscard]] Hold &hold_of(Way way) noexcept { return holds_[static_cast<std::size_t>(way)]; }
+  [[nodiscard]] Record &of(Way way) noexcept { return records_[index(way)]; }
 
   void hold(Way way, std::uint64_t now) noexcept {
-    Hold &h = hold_of(way);
-    h.ns = now - h.begun > h.ns ? kHoldNs : std::clamp(2 * h.ns, kHoldNs, kMostHoldNs);
-    h.until = now + h.ns;
+    Record &r = of(way);
+    r.hold_ns = now - r.begun > r.hold_ns ? kHoldNs : std::clamp(2 * r.hold_ns, kHoldNs, kMostHoldNs);
+    r.held = now + r.hold_ns;
   }
 
   [[nodiscard]] bool may_try(Way way) noexcept {
-    return (can_give_ || way != Way::giving) && (can_look_ || way != Way::apart) && since_ >= hold_of(way).until;
+    return (can_give_ || way != Way::giving) && (can_look_ || way != Way::apart) && since_ >= of(way).held;
   }
 
-  /// The two others take turns, but giving way comes first where it may be the cure, and what others have found where
-  /// nothing is known yet. The best where none may be tried.
+  [[nodiscard]] bool is_due(Way way) noexcept {
+    const bool late = windows_ > kPatience && since_ - settled_ > kMostPatienceNs;
+    return may_try(way) && since_ >= of(way).rests && (late || windows_ > of(way).patience);
+  }
+
+  /// Giving way comes first where it may be the cure, and what others have found where nothing is known yet. Else what
+  /// has lost less, or has not been tried for longer. The best where none may be tried.
   [[nodiscard]] Way next() noexcept {
-    static constexpr Way kOthers[][2] = {{Way::giving, Way::apart}, {Way::giving, Way::beside}, {Way::beside, Way::apart}};
     if (worse_ && best_ != Way::giving && may_try(Way::giving))
       return Way::giving;
-    if (won_ != nullptr && patience_ == kPatience)
-      if (const Way way = won_->load(std::memory_order_relaxed); way != best_ && may_try(way))
+    if (won_ != nullptr)
+      if (const Way way = won_->load(std::memory_order_relaxed);
+          way != best_ && may_try(way) && of(way).patience == kPatience)
         return way;
-    for (int i = 0; i < 2; i++) {
-      const Way way = kOthers[static_cast<std::size_t>(best_)][turn_];
-      turn_ = !turn_;
-      if (may_try(way))
-        return way;
-    }
-    return best_;
+    Way found = best_;
+    for (const Way way : kOthers[index(best_)])
+      if (may_try(way) && (worse_ || is_due(way)) && (found == best_ || comes_before(of(way), of(found))))
+        found = way;
+    return found;
+  }
+
+  [[nodiscard]] static bool comes_before(const Record &a, const Record &b) noexcept {
+    return a.patience != b.patience ? a.patience < b.patience : a.left < b.left;
   }
 
   [[nodiscard]] std::uint64_t median() const noexcept {
@@ -142,8 +159,9 @@ class WaitChoice {
     tried_ = next();
     if (!trying())
       return settle(best_, false);
-    hold_of(tried_).begun = since_;
+    of(tried_).begun = since_;
     windows_ = lost_ = pauses_ = 0;
+    length_ = 0;
   }
 
   /// A CPU that looks is not free, and each change costs: what is tried has to be better by an eighth, but not to end
@@ -171,7 +189,7 @@ class WaitChoice {
     const bool won = windows_ > kLooks && wins(median());
     if (won) {
       reference_ = median();
-      if (worse_ && since_ - hold_of(best_).begun < kWorthNs)  // it looked better than it is
+      if (worse_ && since_ - of(best_).begun < kWorthNs)  // it looked better than it is
         hold(best_, since_);
       if (won_ != nullptr)
         won_->store(tried_, std::memory_order_relaxed);
@@ -179,8 +197,22 @@ class WaitChoice {
     settle(won ? tried_ : best_, won);
   }
 
+  /// `changed`: what was tried has won; else what is left has lost.
   void settle(Way better, bool changed) noexcept {
-    patience_ = changed ? kLaterPatience : std::min(2 * patience_, kMostPatience);
+    if (changed) {
+      for (Record &r : records_)
+        r.patience = kLaterPatience;
+      of(best_).left = since_;
+      // Maybe all of them were bad, for a moment.
+      if (worse_)
+        of(best_).patience = kPatience;
+    } else if (better != tried_) {
+      Record &lost = of(tried_);
+      lost.patience = std::min(2 * lost.patience, kMostPatience);
+      lost.left = since_;
+      if (trying())
+        lost.rests = since_ + kRest * length_;
+    }
     best_ = tried_ = better;
     windows_ = 0;
     settled_ = since_;
@@ -190,17 +222,16 @@ class WaitChoice {
   bool can_give_;
   bool can_look_;
   std::atomic<Way> *won_;
-  bool turn_ = false;        // of the two that may be tried
   bool worse_ = false;       // the trial was begun because the best has turned bad
   Way best_ = Way::beside;
   Way tried_ = Way::beside;  // best_: none is
   unsigned windows_ = 0;  // since the last change
   unsigned lost_ = 0;     // of a trial: windows that it did not win
   unsigned pauses_ = 0;   // of a trial: windows that do not count
-  unsigned patience_ = kPatience;
+  std::uint64_t length_ = 0;  // of a trial: how long the others took
   std::uint64_t since_ = 0, done_ = 0;
   std::uint64_t settled_ = 0;  // when the last trial ended
-  std::array<Hold, 3> holds_{};
+  std::array<Record, 3> records_{};
   std::array<std::uint64_t, kLooks> took_{};  // ns per request of the last windows
   std::uint64_t reference_ = 0;               // their median when the trial began, or of one that won
   std::uint64_t usual_ = kNever;              // reference_ when the last trial ended
