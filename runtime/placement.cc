@@ -310,24 +310,34 @@ std::string describe_placement(const RingPlacement &placement) {
   return out;
 }
 
-int pin_this_thread(int cpu) noexcept {
-  if (cpu < 0) return 0;
-  cpu_set_t *set = CPU_ALLOC(cpu + 1);
+int keep_this_thread_on(std::span<const int> cpus) noexcept {
+  if (cpus.empty()) return -EINVAL;
+  const int last = *std::max_element(cpus.begin(), cpus.end());
+  cpu_set_t *set = CPU_ALLOC(last + 1);
   if (!set) return -ENOMEM;
-  const std::size_t size = CPU_ALLOC_SIZE(cpu + 1);
+  const std::size_t size = CPU_ALLOC_SIZE(last + 1);
   CPU_ZERO_S(size, set);
-  CPU_SET_S(static_cast<std::size_t>(cpu), size, set);
+  for (const int cpu : cpus) CPU_SET_S(static_cast<std::size_t>(cpu), size, set);
   const int result = sched_setaffinity(0, size, set) == 0 ? 0 : -errno;
   CPU_FREE(set);
   return result;
 }
 
+int pin_this_thread(int cpu) noexcept { return cpu < 0 ? 0 : keep_this_thread_on({&cpu, 1}); }
+
 void WorkerPin::check() noexcept {
-  if (cpu_ < 0 || ::sched_getcpu() == cpu_) return;
+  if (cpu_ < 0 || loose_ || ::sched_getcpu() == cpu_) return;
   const std::uint64_t now = now_ns();
   if (now < next_try_) return;
   next_try_ = now + kRetryNs;
   pin_this_thread(cpu_);  // fails while the CPU is offline
+}
+
+void WorkerPin::change(bool loose) noexcept {
+  if (!can_loosen()) return;
+  // What fails is not tried again: loose, it is where it was; pinned again, check() sees to it.
+  loose ? keep_this_thread_on(around_) : pin_this_thread(cpu_);
+  loose_ = loose;
 }
 
 }  // namespace efuse

@@ -11,6 +11,7 @@
 #include <hwloc.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,20 +61,36 @@ RingPlacement place_rings(const Config &config, const CpuTopology &topology);
 /// For people: "ring 0 on CPU 0, ring 1 on CPU 1".
 std::string describe_placement(const RingPlacement &placement);
 
+/// Keep the calling thread on these CPUs, which are numbers >= 0; returns 0 or -errno.
+int keep_this_thread_on(std::span<const int> cpus) noexcept;
 /// Pin the calling thread to one CPU; returns 0 or -errno. `cpu` < 0 does nothing.
 int pin_this_thread(int cpu) noexcept;
 
 /// Keeps a worker on its CPU. One that goes offline sheds its threads to other CPUs and does not take
 /// them back; what a worker that is elsewhere costs is a look at where it is, after it has slept.
+/// Or it lets the worker go, for as long as that is wanted, to any of the CPUs that it and its like have.
 class WorkerPin {
  public:
-  explicit WorkerPin(int cpu) noexcept : cpu_(cpu) {}
-  /// By the worker.
+  /// `cpu` < 0: not pinned. `around`: CPUs to let it go to, `cpu` among them; they outlive this. By the worker, as is
+  /// all of this.
+  explicit WorkerPin(int cpu, std::span<const int> around = {}) noexcept : cpu_(cpu), around_(around) {}
   void check() noexcept;
 
+  /// Is there anywhere to let it go to?
+  [[nodiscard]] bool can_loosen() const noexcept { return cpu_ >= 0 && around_.size() > 1; }
+  /// Let it go, or pin it again. Cheap where it is so already; does nothing where it cannot.
+  void loosen(bool loose) noexcept {
+    if (loose != loose_) [[unlikely]]
+      change(loose);
+  }
+
  private:
+  void change(bool loose) noexcept;
+
   static constexpr std::uint64_t kRetryNs = 1'000'000'000;
   int cpu_;
+  std::span<const int> around_;
+  bool loose_ = false;
   std::uint64_t next_try_ = 0;
 };
 

@@ -52,6 +52,9 @@ class ReaderCrew {
   [[nodiscard]] bool is_alone() const noexcept {
     return is_to_be_alone() && waiting_.load(std::memory_order_relaxed) + 1 == readers_.size();
   }
+  /// The readers that always read are to be pinned, each to its CPU, or not. By reader 0.
+  void be_loose(bool loose) noexcept { loose_.store(loose, std::memory_order_relaxed); }
+  [[nodiscard]] bool is_loose() const noexcept { return loose_.load(std::memory_order_relaxed); }
   /// Requests that were served since ever, about. Any thread.
   [[nodiscard]] std::uint64_t served() const noexcept {
     std::uint64_t sum = 0;
@@ -89,6 +92,7 @@ class ReaderCrew {
   std::atomic<bool> clock_stopped_{false};
   std::atomic<bool> stop_{false};
   std::atomic<bool> alone_{false};          // changes under mutex_
+  std::atomic<bool> loose_{false};
   std::atomic<std::size_t> waiting_{0};     // readers in wait(); likewise
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -256,10 +256,11 @@ class DevChannel final : public Channel {
   ChannelStats &stats() noexcept override { return stats_; }
   const ChannelStats &stats() const noexcept { return stats_; }
 
-  /// The thread's body: until stopped or until the connection is gone. `crew` says when to read.
-  void serve(ReaderCrew &crew, unsigned index, int cpu) noexcept {
+  /// The thread's body: until stopped or until the connection is gone. `crew` says when to read, `pin` where.
+  void serve(ReaderCrew &crew, unsigned index, WorkerPin pin) noexcept {
     current_ = this;
-    WorkerPin pin(cpu);
+    choice_ = WaitChoice(pin.can_loosen());
+    unsigned served = 0;
     Naps naps;
     for (;;) {
       if (!crew.wanted(index)) {
@@ -267,6 +268,7 @@ class DevChannel final : public Channel {
           break;
         naps.restart();
       }
+      pin.loosen(crew.is_loose());
       PooledRequest *request = take_request();
       const bool alone = crew.is_alone();
       const ssize_t n = alone ? look_and_read() : read_message();
@@ -285,11 +287,13 @@ class DevChannel final : public Channel {
           choice_.reject();
           crew.be_alone(false);
         }
+        if (index == 0 && cloned_ && ++served >= window_of(crew)) {
+          served = 0;
+          choose(crew);
+        }
         if (naps.window_full()) {
           if (!crew.is_to_be_alone())
             crew.slept(index, naps.count());
-          if (index == 0 && cloned_)
-            choose(crew);
           pin.check();
         }
         continue;
@@ -352,7 +356,12 @@ class DevChannel final : public Channel {
   }
 
  private:
-  /// Once a window of reader 0: whether it reads alone in the next one.
+  /// Of WaitChoice, in requests of reader 0.
+  [[nodiscard]] static unsigned window_of(const ReaderCrew &crew) noexcept {
+    return std::max(kLeastWindow, WaitChoice::kWindow / crew.active());
+  }
+
+  /// Once a window of reader 0: whether it reads alone in the next one, and whether readers are pinned.
   void choose(ReaderCrew &crew) noexcept {
     if (choice_.way() == WaitChoice::Way::apart && !crew.is_to_be_alone())
       choice_.reject();  // a callback has blocked
@@ -366,6 +375,7 @@ class DevChannel final : public Channel {
     if (alone != crew.is_to_be_alone())
       poller_.start_anew();
     crew.be_alone(alone);
+    crew.be_loose(choice_.way() == WaitChoice::Way::giving);
   }
 
   /// Is the message about nodes that the kernel has let go of?
@@ -495,6 +505,7 @@ class DevChannel final : public Channel {
   }
 
   static constexpr int kPauses = 8;
+  static constexpr unsigned kLeastWindow = 8;
   static constexpr unsigned kMostForGuest = 8;           // messages, which are INTERRUPTs up to the last
   static constexpr long kRestNs = 10'000'000;            // a hundred wake-ups a second at most
   static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
@@ -658,7 +669,7 @@ class DevTransport final : public Transport {
     const int cpu = index < cpus_.size() ? cpus_[index] : -1;
     if (const int error = pin_this_thread(cpu); error != 0)
       fuse_log(FUSE_LOG_WARNING, "efuse: cannot pin reader %zu to CPU %d: %s\n", index, cpu, std::strerror(-error));
-    channels_[index]->serve(crew_, static_cast<unsigned>(index), cpu);
+    channels_[index]->serve(crew_, static_cast<unsigned>(index), WorkerPin(cpu, cpus_));
   }
 
   /// false: nothing was there.

@@ -302,3 +302,54 @@ TEST_CASE("this machine", "[placement]") {
   CHECK(pin_this_thread(-1) == 0);
   CHECK(::sched_setaffinity(0, sizeof(before), &before) == 0);
 }
+
+TEST_CASE("a worker is let go from its CPU and comes back", "[placement]") {
+  const auto allowed = [] {
+    cpu_set_t set;
+    REQUIRE(::sched_getaffinity(0, sizeof(set), &set) == 0);
+    std::vector<int> cpus;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(static_cast<std::size_t>(cpu), &set))
+        cpus.push_back(cpu);
+    return cpus;
+  };
+  const std::vector<int> all = allowed();
+  struct Affinity {  // of this thread, restored
+    cpu_set_t before;
+    Affinity() { REQUIRE(::sched_getaffinity(0, sizeof(before), &before) == 0); }
+    ~Affinity() { ::sched_setaffinity(0, sizeof(before), &before); }
+  };
+
+  CHECK_FALSE(WorkerPin(-1, all).can_loosen());
+  CHECK_FALSE(WorkerPin(all.front()).can_loosen());
+  CHECK_FALSE(WorkerPin(all.front(), std::span(all).first(1)).can_loosen());
+  CHECK(keep_this_thread_on({}) == -EINVAL);
+  {
+    const Affinity as_it_was;
+    REQUIRE(pin_this_thread(all.front()) == 0);
+    WorkerPin nowhere_to_go(all.front());
+    nowhere_to_go.loosen(true);
+    CHECK(allowed() == std::vector{all.front()});
+    const std::vector<int> one_gone{all.front(), 60000};
+    WorkerPin pin(all.front(), one_gone);  // a CPU that is not there keeps it from nothing
+    pin.loosen(true);
+    CHECK(allowed() == std::vector{all.front()});
+  }
+  if (all.size() < 2) {
+    WARN("skipped in part: one CPU");
+    return;
+  }
+  const Affinity as_it_was;
+  REQUIRE(pin_this_thread(all.back()) == 0);
+  WorkerPin pin(all.back(), all);
+  REQUIRE(pin.can_loosen());
+  pin.loosen(false);
+  CHECK(allowed() == std::vector{all.back()});
+  pin.loosen(true);
+  CHECK(allowed() == all);
+  pin.check();  // leaves it alone wherever it is
+  CHECK(allowed() == all);
+  pin.loosen(false);
+  CHECK(allowed() == std::vector{all.back()});
+  CHECK(::sched_getcpu() == all.back());
+}
