@@ -174,9 +174,15 @@ class Naps {
   long before_ = 0;
 };
 
-/// Readers that do not read, as they have just got FORGETs.
+/// Readers that do not read, as they have just got FORGETs. More of them will come, and each would wake one that waits:
+/// what is asked of the CPUs for that is to be the same however many readers there are.
 class Resting {
  public:
+  explicit Resting(unsigned readers) noexcept : each_ns_(static_cast<long>(kBetweenNs * readers)) {}
+
+  /// How long each of them does.
+  [[nodiscard]] timespec time() const noexcept { return {each_ns_ / 1'000'000'000, each_ns_ % 1'000'000'000}; }
+
   // By a reader, in this order: the FORGETs are here, are served, and it reads again.
   void begin() noexcept {
     begun_.fetch_add(1, std::memory_order_release);
@@ -195,6 +201,8 @@ class Resting {
   }
 
  private:
+  static constexpr std::uint64_t kBetweenNs = 20'000'000;  // fifty wake-ups a second at most
+  const long each_ns_;
   std::atomic<unsigned> count_{0};
   std::atomic<std::uint64_t> begun_{0}, served_{0};
 };
@@ -385,10 +393,9 @@ class DevChannel final : public Channel {
     return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
   }
 
-  /// More of them will come, and each would wake a reader that waits.
   void rest() noexcept {
     resting_->served();
-    const timespec rest{0, kRestNs};
+    const timespec rest = resting_->time();
     ::nanosleep(&rest, nullptr);  // stop() wakes it from this, too
     resting_->end();
   }
@@ -507,7 +514,6 @@ class DevChannel final : public Channel {
   static constexpr int kPauses = 8;
   static constexpr unsigned kLeastWindow = 8;
   static constexpr unsigned kMostForGuest = 8;           // messages, which are INTERRUPTs up to the last
-  static constexpr long kRestNs = 10'000'000;            // a hundred wake-ups a second at most
   static constexpr std::uint64_t kLongCallNs = 500'000;  // others could have served meanwhile
   static constexpr unsigned kMostLongCalls = 3;          // in a window; one may just have lost its CPU
 
@@ -560,6 +566,7 @@ class DevTransport final : public Transport {
   DevTransport(SessionCore &session, const Config &config, int fuse_fd, const Staff &staff)
       : looks_(!staff.cpus.empty()),
         cpus_(staff.cpus),
+        resting_(staff.readers),
         crew_(staff.readers, staff.cpus.empty() ? staff.readers : static_cast<unsigned>(staff.cpus.size())) {
     DevTransport::tune(config);
     Fd guests_device = staff.rests ? clone_device(fuse_fd) : Fd();
@@ -702,9 +709,9 @@ class DevTransport final : public Transport {
   const bool looks_;       // not those beside another transport, which get little to read
   PollSettings settings_;
   std::vector<int> cpus_;  // of the first readers; -1: not pinned
+  Resting resting_;
   ReaderCrew crew_;
   std::size_t readers_ = 0;
-  Resting resting_;
   std::mutex guest_mutex_;  // who serves the channel that has no reader
   std::vector<std::unique_ptr<DevChannel>> channels_;  // of the readers, and where they rest one more
   std::vector<std::thread> threads_;

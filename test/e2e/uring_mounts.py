@@ -225,8 +225,8 @@ def forgets_wake_hardly_anybody():
             os.unlink(f"{m.directory}/f{i}")
         seconds = time.monotonic() - begin
         after, readers = sleeps_of_readers(m.pid)
-        # Each rests for 10 ms, and sleeps once more where nothing has come meanwhile.
-        most = readers * (2 + 200 * seconds)
+        # Together they rest fifty times a second, and sleep once more where nothing has come meanwhile.
+        most = readers * 2 + 100 * seconds
         assert readers > 0 and after - before <= most, f"{after - before} sleeps of {readers} readers in {seconds:.2f} s"
         # By then those that a reader was just taking are known, too.
         time.sleep(0.1)
