@@ -191,6 +191,46 @@ TEST_CASE("giving way is one of three where it may be, and the best wins") {
   CHECK(may_not.windows[2] == 0);
 }
 
+TEST_CASE("a way that is far slower costs little from the beginning") {
+  Machine m;
+  m.choice = WaitChoice(true);
+  std::uint64_t giving_ns = 0;
+  const std::uint64_t begin = m.now;
+  for (int i = 0; i < 300; i++) {
+    const bool giving = m.choice.way() == Way::giving;
+    const std::uint64_t since = m.now;
+    m.window(10'000, 10'000, 50'000);
+    giving_ns += giving ? m.now - since : 0;
+  }
+  CHECK(m.windows[2] > 0);
+  CHECK(giving_ns < (m.now - begin) / 8);
+  // And does not put off the other one, whose trials cost nothing.
+  const unsigned before = m.windows[1];
+  for (int i = 0; i < 300; i++)
+    m.window(10'000, 10'000, 50'000);
+  CHECK(m.windows[1] > before);
+}
+
+TEST_CASE("what turned bad for a moment, with all others, is soon used again") {
+  Machine m;
+  m.choice = WaitChoice(true);
+  for (int i = 0; i < 5000 || m.choice.way() != Way::apart; i++)
+    m.window(10'000, 5'000, 9'000);
+  while (m.choice.way() == Way::apart)
+    m.window(100'000, 50'000, 90'000);
+  REQUIRE(m.choice.way() == Way::giving);
+  for (unsigned i = 0; i < kTrial; i++)
+    m.window(10'000, 5'000, 9'000);
+  unsigned soon = 0;
+  for (; m.choice.way() != Way::apart; soon++)
+    m.window(10'000, 5'000, 9'000);
+  CHECK(soon <= WaitChoice::kPatience + 1);
+  const unsigned before = m.windows[1];
+  for (unsigned i = 0; i < kTrial + WaitChoice::kPatience; i++)
+    m.window(10'000, 5'000, 9'000);
+  CHECK(m.windows[1] - before == kTrial + WaitChoice::kPatience);
+}
+
 TEST_CASE("giving way that has kept requests waiting is not tried for a while, longer each time") {
   Machine m;
   m.choice = WaitChoice(true);
