@@ -5,8 +5,9 @@
 //   - when the readers hardly ever sleep: requests are there before somebody is free;
 //   - when all readers have been in callbacks for a while: one of those that wait looks after that, by a clock
 //     that stands still while there are no requests;
-// and leave, the last one first, when they mostly sleep, half of them at once when they always do. Or one of them reads alone, so that it may look for requests
-// without waking any other that waits; should its callback block, the others are back after a tick.
+// and leave, the last one first, when they mostly sleep, half of them at once when they always do. Or one of them reads
+// alone, so that it may look for requests without waking any other that waits; should its callback block, the others are
+// back after a tick.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,8 @@ class ReaderCrew {
   /// A reader looks at itself after so many requests.
   static constexpr unsigned kWindow = 64;
   static constexpr std::chrono::milliseconds kTick{4};
+  /// As long a reader that a blocked crew took in stays at least.
+  static constexpr std::chrono::milliseconds kHold{250};
 
   /// 1 <= base <= readers.
   ReaderCrew(unsigned readers, unsigned base);
@@ -81,10 +84,9 @@ class ReaderCrew {
   // Sleeps below which requests wait, if it goes on for about a window of each reader. A single sender whose reader is
   // on another CPU has such windows, too, but not many in a row.
   static constexpr unsigned kBusy = kWindow / 6;
-  static constexpr unsigned kIdle = kWindow * 3 / 5;    // above which there are too many readers,
+  static constexpr unsigned kIdle = kWindow * 3 / 5;     // above which there are too many readers,
   static constexpr unsigned kAsleep = kWindow * 9 / 10;  // and far too many
-  static constexpr unsigned kQuietTicks = 32;           // without a request, until the clock stops
-  static constexpr std::chrono::milliseconds kHold{250};  // as long a reader that a blocked crew took in stays at least
+  static constexpr unsigned kQuietTicks = 32;            // without a request, until the clock stops
 
   const unsigned base_;
   std::vector<Reader> readers_;

@@ -24,6 +24,7 @@
 #include "reader_crew.hh"
 #include "reply_pipe.hh"
 #include "request.hh"
+#include "request_pool.hh"
 #include "stats.hh"
 #include "wait_choice.hh"
 
@@ -71,76 +72,6 @@ int wake_signal() {
   }();
   return number;
 }
-
-struct PooledRequest : fuse_req {
-  PooledRequest *next = nullptr;
-};
-
-/// Request objects of one channel. One thread takes, any thread gives back; the
-/// memory stays until the pool goes, so interrupters may look at any of it.
-class RequestPool {
- public:
-  explicit RequestPool(SessionCore &session, Channel &channel) : session_(session), channel_(channel) { grow(); }
-
-  /// By the taking thread only. Throws std::bad_alloc.
-  PooledRequest &take() {
-    if (free_ == nullptr)
-      free_ = returned_.exchange(nullptr, std::memory_order_acquire);
-    if (free_ == nullptr)
-      grow();
-    PooledRequest &taken = *free_;
-    free_ = taken.next;
-    return taken;
-  }
-
-  /// By the taking thread, outside or inside a callback.
-  void put_back(PooledRequest &request) noexcept {
-    request.next = free_;
-    free_ = &request;
-  }
-
-  /// By any other thread. The taker empties this list at once, so a push only ever
-  /// races with pushes and with that: no ABA.
-  void give_back(PooledRequest &request) noexcept {
-    request.next = returned_.load(std::memory_order_relaxed);
-    while (!returned_.compare_exchange_weak(request.next, &request, std::memory_order_release,
-                                            std::memory_order_relaxed)) {
-    }
-  }
-
-  /// The first request object for which `is_it` says true, or nullptr. Any thread.
-  template <typename Predicate>
-  fuse_req *find(Predicate is_it) noexcept {
-    std::lock_guard lock(slabs_mutex_);
-    for (auto &slab : slabs_)
-      for (PooledRequest &request : *slab)
-        if (is_it(request))
-          return &request;
-    return nullptr;
-  }
-
- private:
-  using Slab = std::array<PooledRequest, 16>;
-
-  void grow() {
-    auto slab = std::make_unique<Slab>();
-    for (PooledRequest &request : *slab) {
-      request.session = &session_;
-      request.channel = &channel_;
-    }
-    std::lock_guard lock(slabs_mutex_);
-    slabs_.push_back(std::move(slab));
-    for (PooledRequest &request : *slabs_.back())
-      put_back(request);
-  }
-
-  SessionCore &session_;
-  Channel &channel_;
-  PooledRequest *free_ = nullptr;  // the taking thread's
-  alignas(64) std::atomic<PooledRequest *> returned_{nullptr};
-  std::mutex slabs_mutex_;         // slabs_ as such; only the taking thread adds
-  std::vector<std::unique_ptr<Slab>> slabs_;
-};
 
 /// The device number is shared, the fuse_dev behind it is this channel's own: requests read
 /// here are answered here and nowhere else.
@@ -268,7 +199,7 @@ class DevChannel final : public Channel {
   void serve(ReaderCrew &crew, unsigned index, WorkerPin pin) noexcept {
     current_ = this;
     choice_ = WaitChoice(pin.can_loosen());
-    unsigned served = 0;
+    unsigned left = WaitChoice::kWindow;  // of its window
     Naps naps;
     for (;;) {
       if (!crew.wanted(index)) {
@@ -295,9 +226,9 @@ class DevChannel final : public Channel {
           choice_.reject();
           crew.be_alone(false);
         }
-        if (index == 0 && cloned_ && ++served >= window_of(crew)) {
-          served = 0;
+        if (index == 0 && cloned_ && --left == 0) {
           choose(crew);
+          left = window_of(crew);
         }
         if (naps.window_full()) {
           if (!crew.is_to_be_alone())

@@ -25,7 +25,7 @@ class WaitChoice {
   enum class Way : std::uint8_t {
     beside,  // on the sender's CPU, asleep until a request is there
     apart,   // on another CPU, looking
-    giving,  // giving way
+    giving,  // where the scheduler puts it, or beside and out of the way
   };
 
   static constexpr unsigned kWindow = 32;         // requests between two calls of look(), about
@@ -94,12 +94,12 @@ class WaitChoice {
 
   /// Of each way.
   struct Record {
-    std::uint64_t begun = 0;   // when it was last taken up,
-    std::uint64_t left = 0;    // and left
+    std::uint64_t begun = 0;        // when it was last taken up,
+    std::uint64_t left = 0;         // and left
     unsigned patience = kPatience;  // windows until it is tried,
-    std::uint64_t rests = 0;   // and not before
-    std::uint64_t held = 0;    // when it may be tried again at all,
-    std::uint64_t hold_ns = 0;  // and how long that was, last time
+    std::uint64_t rests = 0;        // and not before this time, if the best one does not turn bad
+    std::uint64_t held = 0;         // when it may be tried again at all,
+    std::uint64_t hold_ns = 0;      // and for how long it might not
   };
   [[nodiscard]] Record &of(Way way) noexcept { return records_[index(way)]; }
 
