@@ -107,7 +107,7 @@ class RingChannel final : public Channel, private WorkerHooks {
   }
 
   /// A worker thread's body. `company`: as for Worker.
-  void serve(const PollSettings &settings, WorkerCompany *company, const std::atomic<bool> &stop) noexcept {
+  void serve(const PollSettings &settings, WaitCompany *company, const std::atomic<bool> &stop) noexcept {
     inside_ = this;
     pin_ = WorkerPin(cpu_);
     const int error = Worker(ring_, *this, settings, messages_mutex_, cpu_ >= 0 ? company : nullptr).run(stop);
@@ -414,7 +414,7 @@ class RingTransport final : public Transport {
   RingDevice device_;
   unsigned workers_per_ring_;
   bool may_give_way_;
-  WorkerCompany company_;
+  WaitCompany company_;
   PollSettings settings_;
   std::vector<std::unique_ptr<RingChannel>> channels_;
   std::vector<std::thread> threads_;

@@ -152,7 +152,7 @@ class UringTransport final : public Transport {
           shares.push_back({static_cast<std::uint16_t>(qid), online[qid] ? step : 1, step});
       const int cpu = placement.worker_cpu[home];
       const UringWorker::Setup setup{fuse_fd_,     cpu,   apart_from(cpu, placement), payload, config.stats,
-                                     config.uring_give_way, &done_, &won_};
+                                     config.uring_give_way, &company_};
       for (unsigned i = 0; i < config.uring_workers && !shares.empty(); i++)
         workers_.push_back(std::make_unique<UringWorker>(session, setup, shares, settings_));
       cpus_.resize(workers_.size(), placement.worker_cpu[home]);
@@ -191,8 +191,7 @@ class UringTransport final : public Transport {
 
   int fuse_fd_;
   PollSettings settings_;
-  std::atomic<std::uint64_t> done_{0};  // requests of all workers
-  std::atomic<WaitChoice::Way> won_{WaitChoice::Way::beside};
+  WaitCompany company_;
   std::vector<std::unique_ptr<UringWorker>> workers_;
   std::vector<int> cpus_;  // by worker
   std::vector<std::thread> threads_;

@@ -74,7 +74,7 @@ UringWorker::UringWorker(SessionCore &session, const Setup &setup, std::span<con
 }
 
 void UringWorker::begin() {
-  choice_ = WaitChoice(setup_.may_give_way && setup_.cpu >= 0 && give_way_.prepare(), setup_.won);
+  choice_ = WaitChoice(setup_.may_give_way && setup_.cpu >= 0 && give_way_.prepare(), setup_.company);
   unsigned entries = 0;
   for (auto &queue : queues_)
     entries += std::max(queue->wanted, queue->step);
@@ -122,7 +122,7 @@ void UringWorker::serve() noexcept {
   std::array<UringRing::Completion, kBatch> batch;
   const unsigned count = ring_->take(batch);
   std::uint64_t oldest = 0;
-  rounds_ += count != 0 ? 1 : 0;
+  served_ = 0;
   for (unsigned i = 0; i < count; i++) {
     if (batch[i].data == nullptr)
       continue;
@@ -242,11 +242,9 @@ void UringWorker::stir(UringQueue &queue) noexcept {
 
 /// Once a window: how to wait for the next one.
 void UringWorker::choose() noexcept {
-  if (served_ < WaitChoice::kWindow || rounds_ < kRounds)
+  if (!window_.round(served_, *setup_.company))
     return;
-  const std::uint64_t done = setup_.done->fetch_add(served_, std::memory_order_relaxed) + served_;
-  served_ = rounds_ = 0;
-  choice_.look(now_ns(), done);
+  choice_.look(now_ns(), setup_.company->served());
   if (poller_.off() || setup_.apart_cpu < 0)
     choice_.reject();
   if (choice_.way() == WaitChoice::Way::giving)

@@ -37,8 +37,7 @@ class UringWorker final : public UringOwner {
     std::size_t payload_bytes;  // of each entry
     bool stats;
     bool may_give_way;          // to whom it wakes, if that pays
-    std::atomic<std::uint64_t> *done;  // requests of all workers, added to once per window
-    std::atomic<WaitChoice::Way> *won;  // of all workers: what was last found to be the better way
+    WaitCompany *company;       // of all workers
   };
 
   /// Throws std::system_error.
@@ -61,8 +60,7 @@ class UringWorker final : public UringOwner {
   [[nodiscard]] const std::vector<std::unique_ptr<UringQueue>> &queues() const noexcept { return queues_; }
 
  private:
-  static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
-  static constexpr unsigned kRounds = 24;              // of a window of choice_ at least: many senders come in batches
+  static constexpr unsigned kBatch = 32;  // requests between two looks at everything else
 
   void register_entries(UringQueue &queue, unsigned count);
   void collect() noexcept;
@@ -87,8 +85,8 @@ class UringWorker final : public UringOwner {
   bool apart_ = false;      // on setup_.apart_cpu
   GiveWay give_way_;
   WaitChoice choice_;
-  std::uint64_t served_ = 0;  // requests since choice_ was asked last
-  std::uint64_t rounds_ = 0;  // that brought them
+  unsigned served_ = 0;  // requests of this round
+  WaitWindow window_;    // until choice_ is asked again
   CommitPace pace_;
   Poller poller_;
   WorkerPin pin_;

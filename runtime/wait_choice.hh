@@ -11,9 +11,10 @@
 // another. So it is tried: now and then a few windows of requests are served in another way, and the best one goes on.
 #pragma once
 
+#include "wait_company.hh"
+
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <limits>
 
@@ -22,13 +23,9 @@ namespace efuse {
 /// Of one worker; not thread-safe.
 class WaitChoice {
  public:
-  enum class Way : std::uint8_t {
-    beside,  // on the sender's CPU, asleep until a request is there
-    apart,   // on another CPU, looking
-    giving,  // where the scheduler puts it, or beside and out of the way
-  };
+  using Way = WaitWay;
 
-  static constexpr unsigned kWindow = 32;         // requests between two calls of look(), about
+  static constexpr unsigned kWindow = WaitWindow::kRequests;  // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
   static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first,
   static constexpr unsigned kLaterPatience = 16;  // and after one that has won;
@@ -39,16 +36,14 @@ class WaitChoice {
   static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
   static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
 
-  /// `can_give`, `can_look`: Way::giving, Way::apart may be tried. `won`: of all workers, what was last found to be better
-  /// than another; nullptr: there are none.
-  explicit WaitChoice(bool can_give = false, std::atomic<Way> *won = nullptr, bool can_look = true) noexcept
-      : can_give_(can_give), can_look_(can_look), won_(won) {}
+  /// `can_give`, `can_look`: Way::giving, Way::apart may be tried. `company`: of all workers; nullptr: there are no others.
+  explicit WaitChoice(bool can_give = false, WaitCompany *company = nullptr, bool can_look = true) noexcept
+      : can_give_(can_give), can_look_(can_look), company_(company) {}
 
   [[nodiscard]] Way way() const noexcept { return tried_; }
 
   /// At the end of a window: `now` in ns of a clock that does not jump, `done` requests of all workers
-  /// since ever: a sender that moves to another CPU, and so to another worker, is not to look like one that slows
-  /// down. The way for the next window. Medians, so that a sender that pauses now and then does not count.
+  /// since ever. The way for the next window. Medians, so that a sender that pauses now and then does not count.
   Way look(std::uint64_t now, std::uint64_t done) noexcept {
     const std::uint64_t length = now - since_;
     const std::uint64_t ns = done > done_ ? length / (done - done_) : kNever;
@@ -62,7 +57,7 @@ class WaitChoice {
     took_[windows_ % kLooks] = ns;
     length_ += length;
     if (!trying() && (is_due(kOthers[index(best_)][0]) || is_due(kOthers[index(best_)][1]) || is_worse()))
-      begin_trial();
+      begin_trial(length);
     else if (trying() && (windows_ > kLooks || is_lost(ns)))
       decide();
     return way();
@@ -86,6 +81,9 @@ class WaitChoice {
   static constexpr std::uint64_t kNever = std::numeric_limits<std::uint64_t>::max();
   static_assert(kPatience > kLooks);
   static constexpr unsigned kMostPauses = 2;
+  // So long others' trials wait for one whose sender stops: windows that a trial takes if it does little harm.
+  static constexpr unsigned kLongest = 2 * (kLooks + 1);
+  static constexpr std::uint64_t kMostTrialNs = 1'000'000'000;
 
   [[nodiscard]] bool trying() const noexcept { return tried_ != best_; }
 
@@ -123,9 +121,8 @@ class WaitChoice {
   [[nodiscard]] Way next() noexcept {
     if (worse_ && best_ != Way::giving && may_try(Way::giving))
       return Way::giving;
-    if (won_ != nullptr)
-      if (const Way way = won_->load(std::memory_order_relaxed);
-          way != best_ && may_try(way) && of(way).patience == kPatience)
+    if (company_ != nullptr)
+      if (const Way way = company_->found(); way != best_ && may_try(way) && of(way).patience == kPatience)
         return way;
     Way found = best_;
     for (const Way way : kOthers[index(best_)])
@@ -153,7 +150,14 @@ class WaitChoice {
     return std::min(took_[windows_ % kLooks], took_[(windows_ - 1) % kLooks]);
   }
 
-  void begin_trial() noexcept {
+  /// If no other worker is at it. `length`: of a window.
+  void begin_trial(std::uint64_t length) noexcept {
+    if (company_ != nullptr) {
+      const std::uint64_t until = since_ + std::min(kLongest * length, kMostTrialNs);
+      if (!company_->begin_trial(since_, until))
+        return;
+      until_ = until;
+    }
     worse_ = is_worse();
     reference_ = worse_ ? latest() : median();
     tried_ = next();
@@ -191,8 +195,8 @@ class WaitChoice {
       reference_ = median();
       if (worse_ && since_ - of(best_).begun < kWorthNs)  // it looked better than it is
         hold(best_, since_);
-      if (won_ != nullptr)
-        won_->store(tried_, std::memory_order_relaxed);
+      if (company_ != nullptr)
+        company_->found(tried_);
     }
     settle(won ? tried_ : best_, won);
   }
@@ -215,13 +219,17 @@ class WaitChoice {
     }
     best_ = tried_ = better;
     windows_ = 0;
+    if (until_ != 0)
+      company_->end_trial(until_);
+    until_ = 0;
     settled_ = since_;
     usual_ = reference_;
   }
 
   bool can_give_;
   bool can_look_;
-  std::atomic<Way> *won_;
+  WaitCompany *company_;
+  std::uint64_t until_ = 0;  // of a trial, as company_ was told
   bool worse_ = false;       // the trial was begun because the best has turned bad
   Way best_ = Way::beside;
   Way tried_ = Way::beside;  // best_: none is

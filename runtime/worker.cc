@@ -43,16 +43,11 @@ unsigned Worker::serve_batch() noexcept {
 /// Once a window: whether to give way in the next one. Not among many senders: others want the CPU then. Where to look for
 /// requests, requesters decide: they pick the ring.
 void Worker::choose(unsigned served) noexcept {
-  served_ += served;
-  rounds_ += served != 0 ? 1 : 0;
-  if (company_ == nullptr || served_ < WaitChoice::kWindow || rounds_ < kRounds)
+  if (company_ == nullptr || !window_.round(served, *company_))
     return;
-  const bool many = served_ >= kMany * rounds_;
-  const std::uint64_t done = company_->done.fetch_add(served_, std::memory_order_relaxed) + served_;
-  served_ = rounds_ = 0;
-  if (many)
+  if (window_.many())
     choice_.hold_giving(now_ns());
-  else if (choice_.look(now_ns(), done) == WaitChoice::Way::giving)
+  else if (choice_.look(now_ns(), company_->served()) == WaitChoice::Way::giving)
     give_way_.restart();
 }
 
@@ -70,7 +65,7 @@ int Worker::sleep() noexcept {
 
 int Worker::run(const std::atomic<bool> &stop) noexcept {
   if (company_ != nullptr)
-    choice_ = WaitChoice(give_way_.prepare(), &company_->won, false);
+    choice_ = WaitChoice(give_way_.prepare(), company_, false);
   bool requesters_spin = false;
   while (!stop.load(std::memory_order_acquire)) {
     if (ring_.has_messages())

@@ -28,18 +28,12 @@ class WorkerHooks {
   virtual void gave_way() noexcept {}
 };
 
-/// Of all workers of a transport that may give way to whom they wake.
-struct WorkerCompany {
-  std::atomic<std::uint64_t> done{0};  // requests, added to once per window
-  std::atomic<WaitChoice::Way> won{WaitChoice::Way::beside};  // what was last found to be the better way
-};
-
 class Worker {
  public:
-  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts. `company`: of workers
-  /// that may give way; nullptr: this one may not.
+  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts. `company`: of the
+  /// transport's workers that may give way to whom they wake; nullptr: this one may not.
   Worker(Ring &ring, WorkerHooks &hooks, const PollSettings &settings, std::mutex &messages_mutex,
-         WorkerCompany *company = nullptr) noexcept
+         WaitCompany *company = nullptr) noexcept
       : ring_(ring), hooks_(hooks), poller_(settings), messages_mutex_(messages_mutex), company_(company) {}
 
   /// Until `stop` (then somebody kicks it out of ENTER) or until the ring is
@@ -49,8 +43,6 @@ class Worker {
  private:
   static constexpr unsigned kBatch = 32;               // requests between two looks at everything else
   static constexpr std::uint64_t kCommitNs = 50'000;   // a finished request waits at most so long for its batch
-  static constexpr unsigned kRounds = 24;              // of a window of choice_ at least: many senders come in batches,
-  static constexpr unsigned kMany = 2;                 // of so many requests on average
 
   unsigned serve_batch() noexcept;
   void serve_messages() noexcept;
@@ -62,11 +54,10 @@ class Worker {
   WorkerHooks &hooks_;
   Poller poller_;
   std::mutex &messages_mutex_;
-  WorkerCompany *company_;
+  WaitCompany *company_;
   GiveWay give_way_;
   WaitChoice choice_;
-  unsigned served_ = 0;  // requests since choice_ was asked last
-  unsigned rounds_ = 0;  // that brought them
+  WaitWindow window_;        // until choice_ is asked again
   bool background_ = false;  // there were background requests in the last batch
 };
 

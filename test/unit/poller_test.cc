@@ -510,7 +510,7 @@ struct Scripted {
     REQUIRE(use.has_value());
     REQUIRE(kernel.publish(*use));
   }
-  int run(WorkerCompany *company = nullptr) { return Worker(ring, script, settings, messages, company).run(stop); }
+  int run(WaitCompany *company = nullptr) { return Worker(ring, script, settings, messages, company).run(stop); }
 
   FakeKernel kernel;
   Ring ring;
@@ -904,7 +904,7 @@ TEST_CASE("a worker that may gives way in ENTER, and nowhere else", "[poller]") 
   Scripted s;
   const bool may = GiveWay().prepare();
   unsigned idle = 0, idle_outside = 0, left = 40 * WaitChoice::kWindow, at_a_time = 1;
-  WorkerCompany company;
+  WaitCompany company;
   s.script.on_request = [&] { idle_outside += ::sched_getscheduler(0) != SCHED_OTHER ? 1 : 0; };
   s.script.on_enter = [&](bool) {
     idle += ::sched_getscheduler(0) == SCHED_IDLE ? 1 : 0;
@@ -921,18 +921,18 @@ TEST_CASE("a worker that may gives way in ENTER, and nowhere else", "[poller]") 
   SECTION("it is tried, and counted") {
     CHECK(s.run(&company) == 0);
     CHECK((idle != 0) == may);
-    CHECK(company.done >= 30 * WaitChoice::kWindow);
+    CHECK(company.served() >= 30 * WaitChoice::kWindow);
   }
   SECTION("not among many senders") {
     at_a_time = 3;
     CHECK(s.run(&company) == 0);
     CHECK(idle == 0);
-    CHECK(company.done >= 30 * WaitChoice::kWindow);
+    CHECK(company.served() >= 30 * WaitChoice::kWindow);
   }
   SECTION("one that may not does not") {
     CHECK(s.run() == 0);
     CHECK(idle == 0);
-    CHECK(company.done == 0);
+    CHECK(company.served() == 0);
   }
   CHECK(s.script.ways_given == idle);
   CHECK(idle_outside == 0);

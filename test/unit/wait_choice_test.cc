@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <array>
 
 using namespace efuse;
@@ -274,4 +275,85 @@ TEST_CASE("a worker that cannot look is not tried apart") {
   Machine alone{WaitChoice(false, nullptr, false)};
   alone.run(1000, 10'000, 1);
   CHECK(alone.windows[0] == 1000);
+}
+
+TEST_CASE("of several workers one tries at a time") {
+  WaitCompany company;
+  // They serve by turns, and each way is as good as another: whoever tries does so for no reason but its time.
+  std::array<Machine, 3> machines;
+  for (Machine &m : machines)
+    m.choice = WaitChoice(true, &company);
+  std::uint64_t now = 1000;
+  unsigned most = 0;
+  for (unsigned i = 0; i < 3000; i++) {
+    Machine &m = machines[i % machines.size()];
+    m.now = now;
+    m.done = company.served();
+    m.window(10'000, 10'000, 10'000);
+    company.served(WaitChoice::kWindow);
+    now = m.now;
+    unsigned trying = 0;
+    for (const Machine &each : machines)
+      trying += each.choice.way() != Way::beside ? 1 : 0;
+    most = std::max(most, trying);
+  }
+  CHECK(most == 1);
+  for (const Machine &m : machines) {
+    CHECK(m.windows[1] > 0);
+    CHECK(m.windows[2] > 0);
+  }
+}
+
+TEST_CASE("a trial whose sender has stopped does not hold up others for long") {
+  WaitCompany company;
+  Machine stopped{WaitChoice(true, &company)}, other{WaitChoice(true, &company)};
+  while (stopped.choice.way() == Way::beside)
+    stopped.window(10'000, 10'000, 10'000);
+  const std::uint64_t since = stopped.now;
+  other.now = since;
+  bool at_once = true;
+  while (other.choice.way() == Way::beside) {
+    at_once = other.now == since;
+    other.window(10'000, 10'000, 10'000);
+  }
+  CHECK_FALSE(at_once);
+  CHECK(other.now - since < 1'000'000'000);
+  // The other one's is not ended by the first.
+  while (stopped.choice.way() != Way::beside) {
+    stopped.choice.hold_giving(stopped.now);
+    stopped.choice.reject();
+  }
+  CHECK_FALSE(company.begin_trial(other.now, other.now + 1));
+  while (other.choice.way() != Way::beside)
+    other.window(10'000, 10'000, 10'000);
+  CHECK(company.begin_trial(other.now, other.now + 1));
+}
+
+TEST_CASE("windows are told of before they end, and no request twice") {
+  WaitCompany company;
+  WaitWindow window;
+  const auto run = [&](unsigned each) {
+    unsigned told_late = 0, served = 0;
+    const std::uint64_t before = company.served();
+    do {
+      served += each;
+      const bool ends = window.round(each, company);
+      const auto told = static_cast<unsigned>(company.served() - before);
+      REQUIRE(told <= served);
+      told_late = std::max(told_late, served - told);
+      if (ends) {
+        CHECK(told == served);
+        break;
+      }
+    } while (served < 10'000);
+    CHECK(told_late < WaitWindow::kUntold);
+    return served;
+  };
+  CHECK(run(1) == WaitWindow::kRequests);
+  CHECK_FALSE(window.many());
+  CHECK(run(5) == 5 * WaitWindow::kRounds);
+  CHECK(window.many());
+  CHECK_FALSE(window.round(0, company));
+  CHECK(run(1) == WaitWindow::kRequests);
+  CHECK_FALSE(window.many());
 }
