@@ -37,10 +37,12 @@ int make_ring(io_uring &ring, unsigned entries) noexcept {
 
 }  // namespace
 
-UringRing::UringRing(unsigned entries, int wake_fd) : wake_fd_(wake_fd) {
+UringRing::UringRing(unsigned entries, int fuse_fd, int wake_fd) : fuse_fd_(fuse_fd), wake_fd_(wake_fd) {
   if (const int error = make_ring(ring_, entries); error != 0)
     throw std::system_error(-error, std::generic_category(), "io_uring");
-  io_uring_register_ring_fd(&ring_);  // spares a look-up per call; without it all works
+  // Each spares a look-up, per call and per command; without them all works.
+  io_uring_register_ring_fd(&ring_);
+  registered_ = io_uring_register_files(&ring_, &fuse_fd_, 1) == 0;
   watch();
 }
 
@@ -62,14 +64,15 @@ void UringRing::watch() noexcept {
   watching_ = true;
 }
 
-bool UringRing::prepare(std::uint32_t op, int fuse_fd, std::uint16_t qid, std::uint64_t commit_id,
-                        std::span<const iovec> buffers, void *data) noexcept {
+bool UringRing::prepare(std::uint32_t op, std::uint16_t qid, std::uint64_t commit_id, std::span<const iovec> buffers,
+                        void *data) noexcept {
   io_uring_sqe *sqe = io_uring_get_sqe(&ring_);
   if (sqe == nullptr)
     return false;
   std::memset(static_cast<void *>(sqe), 0, 128);
   sqe->opcode = IORING_OP_URING_CMD;
-  sqe->fd = fuse_fd;
+  sqe->fd = registered_ ? 0 : fuse_fd_;
+  sqe->flags = registered_ ? IOSQE_FIXED_FILE : 0;
   sqe->cmd_op = op;
   sqe->addr = reinterpret_cast<std::uintptr_t>(buffers.data());
   sqe->len = static_cast<std::uint32_t>(buffers.size());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// One io_uring instance with 128-byte submissions, made, used and closed by one thread. Completions that other
-// threads cause are run when that thread enters the kernel, and only then (IORING_SETUP_DEFER_TASKRUN): a
-// filesystem's own system calls are never interrupted for them.
+// One io_uring instance with 128-byte submissions, about one connection, made, used and closed by one thread.
+// Completions that other threads cause are run when that thread enters the kernel, and only then
+// (IORING_SETUP_DEFER_TASKRUN): a filesystem's own system calls are never interrupted for them.
 #pragma once
 
 #include "uring_abi.hh"
@@ -22,9 +22,10 @@ class UringRing {
     int result;
   };
 
-  /// `entries`: commands that the kernel will hold at a time, a hint. `wake_fd`: an eventfd that is written to in
-  /// order to end enter(true); -1: none. Throws std::system_error.
-  UringRing(unsigned entries, int wake_fd);
+  /// `entries`: commands that the kernel will hold at a time, a hint. `fuse_fd`: of the connection, open as long as
+  /// this; the instance holds the open file, too. `wake_fd`: an eventfd that is written to in order to end enter(true);
+  /// -1: none. Throws std::system_error.
+  UringRing(unsigned entries, int fuse_fd, int wake_fd);
   /// Bytes that the kernel maps for an instance with so many entries.
   static std::size_t bytes(std::size_t entries) noexcept;
   ~UringRing();
@@ -33,7 +34,7 @@ class UringRing {
 
   /// Queue a command for the next enter(). `buffers` (of REGISTER) stays as it is until then. false: the submission
   /// queue is full, enter first.
-  [[nodiscard]] bool prepare(std::uint32_t op, int fuse_fd, std::uint16_t qid, std::uint64_t commit_id,
+  [[nodiscard]] bool prepare(std::uint32_t op, std::uint16_t qid, std::uint64_t commit_id,
                              std::span<const iovec> buffers, void *data) noexcept;
   [[nodiscard]] bool prepared() const noexcept { return io_uring_sq_ready(&ring_) != 0; }
 
@@ -56,7 +57,9 @@ class UringRing {
   void watch() noexcept;
 
   io_uring ring_{};
+  int fuse_fd_;
   int wake_fd_;
+  bool registered_ = false;  // fuse_fd_ is file 0 of the instance
   bool watching_ = false;
 };
 

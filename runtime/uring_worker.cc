@@ -78,7 +78,7 @@ void UringWorker::begin() {
   unsigned entries = 0;
   for (auto &queue : queues_)
     entries += std::max(queue->wanted, queue->step);
-  ring_.emplace(entries, wake_.get());
+  ring_.emplace(entries, setup_.fuse_fd, wake_.get());
   for (auto &queue : queues_)
     register_entries(*queue, queue->wanted);
   if (const int error = ring_->enter(false); error != 0 && !passes(error))
@@ -91,7 +91,7 @@ void UringWorker::begin() {
 /// Throws std::bad_alloc, std::system_error.
 void UringWorker::register_entries(UringQueue &queue, unsigned count) {
   for (UringSlot &slot : queue.add(count)) {
-    while (!ring_->prepare(protocol::kUringRegister, setup_.fuse_fd, queue.qid(), 0, slot.buffers, &slot))
+    while (!ring_->prepare(protocol::kUringRegister, queue.qid(), 0, slot.buffers, &slot))
       if (const int error = ring_->enter(false); error != 0 && !passes(error))
         throw std::system_error(-error, std::generic_category(), "io_uring");
     queue.with_kernel++;
@@ -191,7 +191,7 @@ void UringWorker::prepare_answers() noexcept {
       queue.serve_again(slot);
       continue;
     }
-    if (!ring_->prepare(protocol::kUringCommitAndFetch, setup_.fuse_fd, queue.qid(), slot.commit_id, {}, &slot)) {
+    if (!ring_->prepare(protocol::kUringCommitAndFetch, queue.qid(), slot.commit_id, {}, &slot)) {
       if (const int error = ring_->enter(false); error != 0 && !passes(error))
         return;
       continue;
@@ -324,9 +324,9 @@ void UringWorker::wake() noexcept { ::eventfd_write(wake_.get(), 1); }
 
 bool decline_uring(int fuse_fd) noexcept try {
   // A REGISTER that fails is what the kernel takes for an answer.
-  UringRing ring(1, -1);
+  UringRing ring(1, fuse_fd, -1);
   const iovec nowhere[protocol::kUringIovecs]{};
-  return ring.prepare(protocol::kUringRegister, fuse_fd, UINT16_MAX, 0, nowhere, &ring) && ring.enter(false) == 0 &&
+  return ring.prepare(protocol::kUringRegister, UINT16_MAX, 0, nowhere, &ring) && ring.enter(false) == 0 &&
          ring.failure() != 0;
 } catch (const std::exception &) {
   return false;
