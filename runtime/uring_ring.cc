@@ -20,7 +20,7 @@ constexpr unsigned kMostCompletions = 4096;
 
 // SUBMIT_ALL: an answer that the kernel refuses does not hold up those behind it.
 constexpr unsigned kFlags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-                            IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
+                            IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE;
 
 static_assert(offsetof(io_uring_sqe, cmd) + sizeof(protocol::UringCommand) <= 128);
 

@@ -42,8 +42,6 @@ class UringRing {
   /// signal). 0 or -errno; -EINTR, -EAGAIN and -EBUSY pass.
   int enter(bool wait) noexcept;
 
-  /// There are completions, or enter() would bring some. One or two loads.
-  [[nodiscard]] bool has_work() const noexcept { return has_completions() || due(); }
   [[nodiscard]] bool has_completions() const noexcept { return io_uring_cq_ready(&ring_) != 0; }
   /// The first failure among the completions that are there, which stay; 0: there is none.
   [[nodiscard]] int failure() const noexcept;
@@ -51,9 +49,6 @@ class UringRing {
   unsigned take(std::span<Completion> out) noexcept;
 
  private:
-  [[nodiscard]] bool due() const noexcept {
-    return (__atomic_load_n(ring_.sq.kflags, __ATOMIC_ACQUIRE) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
-  }
   void watch() noexcept;
 
   io_uring ring_{};

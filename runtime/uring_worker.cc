@@ -278,16 +278,15 @@ void UringWorker::wait() noexcept {
   if (const std::uint32_t budget = poller_.spin_budget(may_look); budget != 0) {
     if (ring_->prepared())
       enter(false);
+    // Seen in the kernel, a request is there; a flag in memory would be told of later, and then the call is to be made.
     const auto ready = [this] {
-      return ring_->has_work() || !returned_.empty() || stopping_.load(std::memory_order_relaxed);
+      enter(false);
+      return ring_->has_completions() || !returned_.empty() || stopping_.load(std::memory_order_relaxed);
     };
     const bool found = poller_.spin(budget, ready);
     queues_.front()->stats().looked(found);
-    if (found) {
-      if (!ring_->has_completions())
-        enter(false);
+    if (found)
       return;
-    }
   }
   const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_.begin();
   enter(returned_.announce_sleep());
