@@ -62,6 +62,7 @@ UringWorker::UringWorker(SessionCore &session, const Setup &setup, std::span<con
     : session_(session),
       setup_(setup),
       poller_(settings),
+      apart_cpu_(setup.apart_cpu),
       pin_(setup.cpu),
       wake_(checked_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
   for (const UringShare &share : shares) {
@@ -106,6 +107,7 @@ void UringWorker::run() noexcept {
     prepare_answers();
     grow();
     choose();
+    go();
     wait();
   }
   // What was answered before the end still goes out.
@@ -245,26 +247,24 @@ void UringWorker::choose() noexcept {
   if (!window_.round(served_, *setup_.company))
     return;
   choice_.look(now_ns(), setup_.company->served());
-  if (poller_.off() || setup_.apart_cpu < 0)
+  if (poller_.off() || apart_cpu_ < 0)
     choice_.reject();
   if (choice_.way() == WaitChoice::Way::giving)
     give_way_.restart();
-  go();
 }
 
 /// To the CPU that choice_ says.
 void UringWorker::go() noexcept {
-  const bool apart = choice_.way() == WaitChoice::Way::apart;
+  const bool apart = apart_cpu_ >= 0 && choice_.way() == WaitChoice::Way::apart;
   if (apart == apart_)
     return;
-  const int cpu = apart ? setup_.apart_cpu : setup_.cpu;
+  const int cpu = apart ? apart_cpu_ : setup_.cpu;
+  apart_ = apart;
   poller_.start_anew();
-  if (pin_this_thread(cpu) == 0) {
-    apart_ = apart;
+  if (pin_this_thread(cpu) == 0)
     pin_ = WorkerPin(cpu);
-  } else {
-    choice_.reject();
-  }
+  else
+    apart_cpu_ = -1;
 }
 
 /// Submit, and wait for requests, answers of other threads, or stop().
@@ -274,7 +274,7 @@ void UringWorker::wait() noexcept {
       enter(false);
     return;
   }
-  const bool may_look = elsewhere_ || choice_.way() == WaitChoice::Way::apart;
+  const bool may_look = elsewhere_ || apart_;
   if (const std::uint32_t budget = poller_.spin_budget(may_look); budget != 0) {
     if (ring_->prepared())
       enter(false);
@@ -293,10 +293,8 @@ void UringWorker::wait() noexcept {
   returned_.awake();
   if (gives_way) {
     queues_.front()->stats().gave_way();
-    if (!give_way_.end()) {
+    if (!give_way_.end())
       choice_.hold_giving(now_ns());
-      go();
-    }
   }
   pin_.check();
 }

@@ -82,13 +82,14 @@ class UringWorker final : public UringOwner {
   const Setup setup_;
   std::vector<std::unique_ptr<UringQueue>> queues_;
   bool elsewhere_ = false;  // senders of requests run on other CPUs than this worker is placed on
-  bool apart_ = false;      // on setup_.apart_cpu
   GiveWay give_way_;
   WaitChoice choice_;
   unsigned served_ = 0;  // requests of this round
   WaitWindow window_;    // until choice_ is asked again
   CommitPace pace_;
   Poller poller_;
+  int apart_cpu_;        // -1: there is none, or it cannot be had
+  bool apart_ = false;   // there
   WorkerPin pin_;
   Fd wake_;                          // eventfd
   std::optional<UringRing> ring_;    // from begin() to the end of run()

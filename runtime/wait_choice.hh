@@ -28,10 +28,11 @@ class WaitChoice {
   static constexpr unsigned kWindow = WaitWindow::kRequests;  // requests between two calls of look(), about
   static constexpr unsigned kLooks = 5;           // windows of each way that are compared, by their medians
   static constexpr unsigned kPatience = 6;        // windows until another way is tried, at first,
-  static constexpr unsigned kLaterPatience = 16;  // and after one that has won;
+  static constexpr unsigned kLaterPatience = 16;  // and until one that has just been left is;
   static constexpr unsigned kMostPatience = 256;  // each trial that a way has lost doubles its own up to here,
   static constexpr std::uint64_t kMostPatienceNs = 4'000'000'000;  // or to as many as this time has
   static constexpr unsigned kRest = 16;  // times as long as a trial that was lost took, the way is not tried again
+  static constexpr std::uint64_t kTurnNs = 100'000'000;  // what was better for so long only was hardly better
   static constexpr std::uint64_t kWorthNs = 10'000'000;  // what was better for so long was worth the change
   static constexpr std::uint64_t kHoldNs = 100'000'000;  // what has turned bad is not tried again for so long,
   static constexpr std::uint64_t kMostHoldNs = 10'000'000'000;  // twice as long if it did so soon, up to this
@@ -40,15 +41,19 @@ class WaitChoice {
   explicit WaitChoice(bool can_give = false, WaitCompany *company = nullptr, bool can_look = true) noexcept
       : can_give_(can_give), can_look_(can_look), company_(company) {}
 
-  [[nodiscard]] Way way() const noexcept { return tried_; }
+  [[nodiscard]] Way way() const noexcept {
+    return company_ != nullptr && company_->together() ? Way::beside : tried_;
+  }
 
-  /// At the end of a window: `now` in ns of a clock that does not jump, `done` requests of all workers
-  /// since ever. The way for the next window. Medians, so that a sender that pauses now and then does not count.
+  /// At the end of a window: `now` in ns of a clock that does not jump, `done` requests of all workers since ever. The
+  /// way for the next window. Medians, so that a sender that pauses now and then does not count.
   Way look(std::uint64_t now, std::uint64_t done) noexcept {
     const std::uint64_t length = now - since_;
     const std::uint64_t ns = done > done_ ? length / (done - done_) : kNever;
     since_ = now;
     done_ = done;
+    if (company_ != nullptr && follow())
+      return way();
     // The first window after a change has both ways in it.
     if (windows_++ == 0)
       return way();
@@ -65,13 +70,13 @@ class WaitChoice {
 
   /// `apart` cannot be had, or has done harm: as a trial that is lost.
   void reject() noexcept {
-    if (way() == Way::apart)
+    if (tried_ == Way::apart)
       settle(trying() ? best_ : Way::beside, false);
   }
 
   /// Giving way has kept requests waiting: likewise, and it is not tried for a while. `now`: as for look().
   void hold_giving(std::uint64_t now) noexcept {
-    if (way() != Way::giving)
+    if (tried_ != Way::giving)
       return;
     hold(Way::giving, now);
     settle(trying() ? best_ : Way::beside, false);
@@ -94,7 +99,8 @@ class WaitChoice {
   struct Record {
     std::uint64_t begun = 0;        // when it was last taken up,
     std::uint64_t left = 0;         // and left
-    unsigned patience = kPatience;  // windows until it is tried,
+    unsigned turn = kLaterPatience;  // patience when it was last left for a better one
+    unsigned patience = kPatience;   // windows until it is tried,
     std::uint64_t rests = 0;        // and not before this time, if the best one does not turn bad
     std::uint64_t held = 0;         // when it may be tried again at all,
     std::uint64_t hold_ns = 0;      // and for how long it might not
@@ -160,12 +166,40 @@ class WaitChoice {
     }
     worse_ = is_worse();
     reference_ = worse_ ? latest() : median();
+    if (worse_)
+      forget();
     tried_ = next();
     if (!trying())
       return settle(best_, false);
+    if (tried_ == Way::beside && company_ != nullptr)
+      company_->try_together(until_);
     of(tried_).begun = since_;
     windows_ = lost_ = pauses_ = 0;
     length_ = 0;
+  }
+
+  /// Another worker is trying how it is if all wait beside their senders, or has found it better.
+  bool follow() noexcept {
+    if (const unsigned settled = company_->settled(); settled != settled_together_) {
+      settled_together_ = settled;
+      if (best_ != Way::beside)
+        settle(Way::beside, true);
+      usual_ = kNever;  // that one knows
+      return true;
+    }
+    if (until_ != 0 || !company_->together(since_))
+      return false;
+    windows_ = 0;
+    return true;
+  }
+
+  /// Maybe there are other senders now, and what has lost for long may be better.
+  void forget() noexcept {
+    for (Record &r : records_) {
+      r.patience = std::min(r.patience, kLaterPatience);
+      r.turn = kLaterPatience;
+      r.rests = 0;
+    }
   }
 
   /// A CPU that looks is not free, and each change costs: what is tried has to be better by an eighth, but not to end
@@ -197,19 +231,29 @@ class WaitChoice {
         hold(best_, since_);
       if (company_ != nullptr)
         company_->found(tried_);
+      if (company_ != nullptr && tried_ == Way::beside)
+        settled_together_ = company_->settle_together();
     }
     settle(won ? tried_ : best_, won);
+  }
+
+  /// Something better than the best is found. Two that are about as good take turns ever less often, and a third one
+  /// that is worse is not tried for it.
+  void leave() noexcept {
+    Record &left = of(best_);
+    left.left = since_;
+    if (worse_) {
+      left.patience = kPatience;  // maybe all of them were bad, for a moment
+    } else {
+      const bool soon = since_ - left.begun < kTurnNs;
+      left.patience = left.turn = soon ? std::min(2 * left.turn, kMostPatience) : kLaterPatience;
+    }
   }
 
   /// `changed`: what was tried has won; else what is left has lost.
   void settle(Way better, bool changed) noexcept {
     if (changed) {
-      for (Record &r : records_)
-        r.patience = kLaterPatience;
-      of(best_).left = since_;
-      // Maybe all of them were bad, for a moment.
-      if (worse_)
-        of(best_).patience = kPatience;
+      leave();
     } else if (better != tried_) {
       Record &lost = of(tried_);
       lost.patience = std::min(2 * lost.patience, kMostPatience);
@@ -229,7 +273,8 @@ class WaitChoice {
   bool can_give_;
   bool can_look_;
   WaitCompany *company_;
-  std::uint64_t until_ = 0;  // of a trial, as company_ was told
+  std::uint64_t until_ = 0;        // of a trial, as company_ was told
+  unsigned settled_together_ = 0;  // of company_, as far as it was followed
   bool worse_ = false;       // the trial was begun because the best has turned bad
   Way best_ = Way::beside;
   Way tried_ = Way::beside;  // best_: none is

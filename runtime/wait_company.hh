@@ -5,6 +5,9 @@
 // look like one that slows down. So a worker's requests have to be known soon, not once a window: where two take turns
 // on few CPUs, every other window of one would have a whole one of the other's in it. And two trials at a time would be
 // judged by what they do to each other.
+//
+// Workers that look may stand in each other's way, each on the CPU of the other's senders, and none of them gains by
+// being the only one that stops. So to wait beside its sender is tried by all at a time.
 #pragma once
 
 #include <atomic>
@@ -39,13 +42,30 @@ class WaitCompany {
   }
   /// The one that began with this `until` has ended.
   void end_trial(std::uint64_t until) noexcept {
-    trial_until_.compare_exchange_strong(until, 0, std::memory_order_relaxed);
+    std::uint64_t mine = until;
+    trial_until_.compare_exchange_strong(mine, 0, std::memory_order_relaxed);
+    together_until_.compare_exchange_strong(until, 0, std::memory_order_relaxed);
   }
+
+  /// In that trial all workers are to wait beside their senders.
+  void try_together(std::uint64_t until) noexcept { together_until_.store(until, std::memory_order_relaxed); }
+  /// They are now. One load.
+  [[nodiscard]] bool together() const noexcept { return together_until_.load(std::memory_order_relaxed) != 0; }
+  /// As together(); at `now` a trial that was left alone is over.
+  bool together(std::uint64_t now) noexcept {
+    std::uint64_t until = together_until_.load(std::memory_order_relaxed);
+    return until != 0 && (now < until || !together_until_.compare_exchange_strong(until, 0, std::memory_order_relaxed));
+  }
+  /// It was better: all workers are to stay there. Returns, as settled(), how often that was so.
+  unsigned settle_together() noexcept { return settled_.fetch_add(1, std::memory_order_relaxed) + 1; }
+  [[nodiscard]] unsigned settled() const noexcept { return settled_.load(std::memory_order_relaxed); }
 
  private:
   std::atomic<std::uint64_t> served_{0};
   std::atomic<std::uint64_t> trial_until_{0};  // 0: there is none
+  std::atomic<unsigned> settled_{0};
   std::atomic<WaitWay> found_{WaitWay::beside};
+  alignas(64) std::atomic<std::uint64_t> together_until_{0};  // 0: not. Read by all before each wait, hardly ever written
 };
 
 /// Windows of one worker's requests, by its thread.
