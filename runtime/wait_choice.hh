@@ -198,7 +198,6 @@ class WaitChoice {
     for (Record &r : records_) {
       r.patience = std::min(r.patience, kLaterPatience);
       r.turn = kLaterPatience;
-      r.rests = 0;
     }
   }
 
