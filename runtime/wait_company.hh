@@ -25,8 +25,8 @@ enum class WaitWay : std::uint8_t {
 /// Of all workers of a transport. Any thread.
 class WaitCompany {
  public:
-  /// `count` more requests are served. Returns how many there are in all, about.
-  std::uint64_t served(std::uint64_t count) noexcept { return served_.fetch_add(count, std::memory_order_relaxed) + count; }
+  /// `count` more requests are served.
+  void served(std::uint64_t count) noexcept { served_.fetch_add(count, std::memory_order_relaxed); }
   [[nodiscard]] std::uint64_t served() const noexcept { return served_.load(std::memory_order_relaxed); }
 
   /// What was last found to be better than another way.
