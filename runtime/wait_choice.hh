@@ -182,8 +182,11 @@ class WaitChoice {
   bool follow() noexcept {
     if (const unsigned settled = company_->settled(); settled != settled_together_) {
       settled_together_ = settled;
-      if (best_ != Way::beside)
+      if (best_ != Way::beside) {
+        worse_ = false;
+        of(Way::beside).begun = since_;
         settle(Way::beside, true);
+      }
       usual_ = kNever;  // that one knows
       return true;
     }
