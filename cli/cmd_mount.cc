@@ -118,6 +118,7 @@ int serve(const MountArguments &a, Ready ready) {
 
   Session session(&fs->ops(), fs->ops_size(), fs->userdata(), mount, config);
   session.debug = a.debug;
+  session.starts_nothing = fs->starts_nothing();
   FastpathOffer offer = fs->fastpath();
   const std::vector<std::string> objects = split_fastpath(a.fastpath).objects;
   offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());

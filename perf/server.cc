@@ -197,6 +197,7 @@ int serve(const Options &options, const Contestant &contestant, const std::strin
   offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());
 
   Session session(&probe.ops(), sizeof(fuse_lowlevel_ops), filesystem->userdata(), mount, config);
+  session.starts_nothing = filesystem->starts_nothing();
   session.offer_fastpath(std::move(offer));
   session.mount();
   // Without one of them the mount works, and the comparison is about something else.

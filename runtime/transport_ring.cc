@@ -106,11 +106,11 @@ class RingChannel final : public Channel, private WorkerHooks {
     }
   }
 
-  /// A worker thread's body. `company`: as for Worker.
-  void serve(const PollSettings &settings, WaitCompany *company, const std::atomic<bool> &stop) noexcept {
+  /// A worker thread's body. `givers`: as for Worker.
+  void serve(const PollSettings &settings, Worker::Givers *givers, const std::atomic<bool> &stop) noexcept {
     inside_ = this;
     pin_ = WorkerPin(cpu_);
-    const int error = Worker(ring_, *this, settings, messages_mutex_, cpu_ >= 0 ? company : nullptr).run(stop);
+    const int error = Worker(ring_, *this, settings, messages_mutex_, cpu_ >= 0 ? givers : nullptr).run(stop);
     inside_ = nullptr;
     if (error != 0 && error != -ENODEV)
       session_.exit(-error);
@@ -301,7 +301,8 @@ thread_local WorkerPin RingChannel::pin_{-1};
 class RingTransport final : public Transport {
  public:
   RingTransport(SessionCore &session, const Config &config, int fuse_fd)
-      : placement_(place_rings(config, this_machine())),
+      : session_(session),
+        placement_(place_rings(config, this_machine())),
         device_(config, placement_, fuse_fd),
         workers_per_ring_(config.workers_per_ring),
         may_give_way_(config.ring_give_way) {
@@ -317,6 +318,8 @@ class RingTransport final : public Transport {
   [[nodiscard]] std::string_view name() const noexcept override { return "ring"; }
 
   void start() override {
+    if (may_give_way_)
+      givers_.watch.start(session_.starts_nothing);
     try {
       for (std::size_t ring = 0; ring < channels_.size(); ring++)
         for (unsigned i = 0; i < workers_per_ring_; i++)
@@ -405,16 +408,17 @@ class RingTransport final : public Transport {
     if (const int error = pin_this_thread(placement_.worker_cpu[ring]); error != 0)
       fuse_log(FUSE_LOG_WARNING, "efuse: cannot pin the worker of ring %zu to CPU %d: %s\n", ring,
                placement_.worker_cpu[ring], std::strerror(-error));
-    channels_[ring]->serve(settings_, may_give_way_ ? &company_ : nullptr, stopping_);
+    channels_[ring]->serve(settings_, may_give_way_ ? &givers_ : nullptr, stopping_);
     if (!stopping_.load(std::memory_order_relaxed))
       gone_ = true;
   }
 
+  SessionCore &session_;
   RingPlacement placement_;
   RingDevice device_;
   unsigned workers_per_ring_;
   bool may_give_way_;
-  WaitCompany company_;
+  Worker::Givers givers_;
   PollSettings settings_;
   std::vector<std::unique_ptr<RingChannel>> channels_;
   std::vector<std::thread> threads_;

@@ -58,7 +58,8 @@ int apart_from(int cpu, const RingPlacement &placement) noexcept {
 
 class UringTransport final : public Transport {
  public:
-  UringTransport(SessionCore &session, const Config &config, int fuse_fd) : fuse_fd_(fuse_fd) {
+  UringTransport(SessionCore &session, const Config &config, int fuse_fd)
+      : session_(session), fuse_fd_(fuse_fd), may_give_way_(config.uring_give_way) {
     settings_.spin_ns = look_ns(config);
     settings_.adaptive = config.adaptive;
     const std::size_t queues = possible_cpus();
@@ -72,6 +73,8 @@ class UringTransport final : public Transport {
   [[nodiscard]] std::string_view name() const noexcept override { return "uring"; }
 
   void start() override {
+    if (may_give_way_)
+      watch_.start(session_.starts_nothing);
     std::vector<std::future<void>> begun;
     try {
       for (std::size_t i = 0; i < workers_.size(); i++) {
@@ -151,8 +154,8 @@ class UringTransport final : public Transport {
         if (placement.cpu_rings[qid].home == home)
           shares.push_back({static_cast<std::uint16_t>(qid), online[qid] ? step : 1, step});
       const int cpu = placement.worker_cpu[home];
-      const UringWorker::Setup setup{fuse_fd_,     cpu,   apart_from(cpu, placement), payload, config.stats,
-                                     config.uring_give_way, &company_};
+      const UringWorker::Setup setup{fuse_fd_,     cpu,       apart_from(cpu, placement), payload,
+                                     config.stats, &company_, may_give_way_ ? &watch_ : nullptr};
       for (unsigned i = 0; i < config.uring_workers && !shares.empty(); i++)
         workers_.push_back(std::make_unique<UringWorker>(session, setup, shares, settings_));
       cpus_.resize(workers_.size(), placement.worker_cpu[home]);
@@ -189,9 +192,12 @@ class UringTransport final : public Transport {
     return ::poll(&p, 1, 0) == 0;
   }
 
+  SessionCore &session_;
   int fuse_fd_;
+  bool may_give_way_;
   PollSettings settings_;
   WaitCompany company_;
+  GiveWatch watch_;
   std::vector<std::unique_ptr<UringWorker>> workers_;
   std::vector<int> cpus_;  // by worker
   std::vector<std::thread> threads_;

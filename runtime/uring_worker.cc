@@ -75,7 +75,7 @@ UringWorker::UringWorker(SessionCore &session, const Setup &setup, std::span<con
 }
 
 void UringWorker::begin() {
-  choice_ = WaitChoice(setup_.may_give_way && setup_.cpu >= 0 && give_way_.prepare(), setup_.company);
+  choice_ = WaitChoice(setup_.watch != nullptr && setup_.cpu >= 0 && give_way_.prepare(*setup_.watch), setup_.company);
   unsigned entries = 0;
   for (auto &queue : queues_)
     entries += std::max(queue->wanted, queue->step);
@@ -110,6 +110,7 @@ void UringWorker::run() noexcept {
     go();
     wait();
   }
+  give_way_.stop();
   // What was answered before the end still goes out.
   collect();
   prepare_answers();
@@ -253,8 +254,10 @@ void UringWorker::choose() noexcept {
     give_way_.restart();
 }
 
-/// To the CPU that choice_ says.
+/// To the CPU and the policy that choice_ says.
 void UringWorker::go() noexcept {
+  if (choice_.way() != WaitChoice::Way::giving)
+    give_way_.stop();
   const bool apart = apart_cpu_ >= 0 && choice_.way() == WaitChoice::Way::apart;
   if (apart == apart_)
     return;

@@ -36,8 +36,8 @@ class UringWorker final : public UringOwner {
     int apart_cpu;              // where to look for what senders on `cpu` send, if that pays; -1: nowhere
     std::size_t payload_bytes;  // of each entry
     bool stats;
-    bool may_give_way;          // to whom it wakes, if that pays
     WaitCompany *company;       // of all workers
+    GiveWatch *watch;           // of workers that give way to whom they wake, if that pays; nullptr: this one may not
   };
 
   /// Throws std::system_error.

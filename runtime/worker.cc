@@ -43,17 +43,20 @@ unsigned Worker::serve_batch() noexcept {
 /// Once a window: whether to give way in the next one. Not among many senders: others want the CPU then. Where to look for
 /// requests, requesters decide: they pick the ring.
 void Worker::choose(unsigned served) noexcept {
-  if (company_ == nullptr || !window_.round(served, *company_))
+  if (givers_ == nullptr || !window_.round(served, givers_->company))
     return;
   if (window_.many())
     choice_.hold_giving(now_ns());
-  else if (choice_.look(now_ns(), company_->served()) == WaitChoice::Way::giving)
+  else if (choice_.look(now_ns(), givers_->company.served()) == WaitChoice::Way::giving)
     give_way_.restart();
 }
 
 /// Commit, and wait for requests.
 int Worker::sleep() noexcept {
-  const bool gives_way = choice_.way() == WaitChoice::Way::giving && give_way_.begin();
+  const bool may = choice_.way() == WaitChoice::Way::giving;
+  if (!may)
+    give_way_.stop();
+  const bool gives_way = may && give_way_.begin();
   const int ret = hooks_.enter(true, poller_.kernel_poll(background_));
   if (gives_way) {
     hooks_.gave_way();
@@ -64,8 +67,8 @@ int Worker::sleep() noexcept {
 }
 
 int Worker::run(const std::atomic<bool> &stop) noexcept {
-  if (company_ != nullptr)
-    choice_ = WaitChoice(give_way_.prepare(), company_, false);
+  if (givers_ != nullptr)
+    choice_ = WaitChoice(give_way_.prepare(givers_->watch), &givers_->company, false);
   bool requesters_spin = false;
   while (!stop.load(std::memory_order_acquire)) {
     if (ring_.has_messages())

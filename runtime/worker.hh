@@ -30,11 +30,17 @@ class WorkerHooks {
 
 class Worker {
  public:
-  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts. `company`: of the
-  /// transport's workers that may give way to whom they wake; nullptr: this one may not.
+  /// Of a transport's workers that may give way to whom they wake.
+  struct Givers {
+    WaitCompany company;
+    GiveWatch watch;
+  };
+
+  /// `messages_mutex` is shared by the workers of a ring: one of them takes forgets and interrupts. `givers`: nullptr:
+  /// this one may not give way.
   Worker(Ring &ring, WorkerHooks &hooks, const PollSettings &settings, std::mutex &messages_mutex,
-         WaitCompany *company = nullptr) noexcept
-      : ring_(ring), hooks_(hooks), poller_(settings), messages_mutex_(messages_mutex), company_(company) {}
+         Givers *givers = nullptr) noexcept
+      : ring_(ring), hooks_(hooks), poller_(settings), messages_mutex_(messages_mutex), givers_(givers) {}
 
   /// Until `stop` (then somebody kicks it out of ENTER) or until the ring is
   /// gone. Returns 0, or the -errno that ENTER ended with.
@@ -54,7 +60,7 @@ class Worker {
   WorkerHooks &hooks_;
   Poller poller_;
   std::mutex &messages_mutex_;
-  WaitCompany *company_;
+  Givers *givers_;
   GiveWay give_way_;
   WaitChoice choice_;
   WaitWindow window_;        // until choice_ is asked again

@@ -101,6 +101,7 @@ class Memfs : public Filesystem {
   [[nodiscard]] std::size_t ops_size() const noexcept override { return sizeof(efuse_lowlevel_ops); }
   [[nodiscard]] void *userdata() noexcept override { return this; }
   [[nodiscard]] std::vector<std::string> mount_options() const override { return {"default_permissions"}; }
+  [[nodiscard]] bool starts_nothing() const noexcept override { return true; }
   /// Nothing changes but by requests.
   [[nodiscard]] FastpathOffer fastpath() const override {
     FastpathOffer offer;

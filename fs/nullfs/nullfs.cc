@@ -122,6 +122,7 @@ class Nullfs : public Filesystem {
 
   [[nodiscard]] const fuse_lowlevel_ops &ops() const noexcept override;
   [[nodiscard]] void *userdata() noexcept override { return this; }
+  [[nodiscard]] bool starts_nothing() const noexcept override { return true; }
   /// Nothing changes but by requests. No blocks: what is read is no data.
   [[nodiscard]] FastpathOffer fastpath() const override {
     FastpathOffer offer;

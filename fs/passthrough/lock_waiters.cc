@@ -2,6 +2,7 @@
 #include "lock_waiters.hh"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <atomic>
@@ -34,6 +35,12 @@ void let_signal_in() noexcept {
   sigemptyset(&set);
   sigaddset(&set, kSignal);
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+/// The thread that started this one may have been giving way.
+void be_normal() noexcept {
+  const sched_param none{};
+  if (::sched_getscheduler(0) == SCHED_IDLE) ::sched_setscheduler(0, SCHED_OTHER, &none);
 }
 
 }  // namespace
@@ -101,6 +108,7 @@ void LockWaiters::start(fuse_req_t req, std::function<int()> lock) noexcept {
     try {
       // The thread waits for mutex_ before it ends, so `at` is good.
       std::thread([this, at] {
+        be_normal();
         const std::shared_ptr<Waiter> waiter = *at;
         run(*waiter);
         const std::scoped_lock end(mutex_);

@@ -24,6 +24,7 @@ class Passthrough final : public Filesystem {
   [[nodiscard]] std::size_t ops_size() const noexcept override { return sizeof(efuse_lowlevel_ops); }
   [[nodiscard]] void *userdata() noexcept override { return this; }
   [[nodiscard]] std::vector<std::string> mount_options() const override;
+  [[nodiscard]] bool starts_nothing() const noexcept override { return true; }
   [[nodiscard]] FastpathOffer fastpath() const override;
 
   const Settings settings;

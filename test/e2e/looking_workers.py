@@ -5,7 +5,7 @@
 # quick: yes
 """Workers of /dev/fuse and io_uring try to look for requests instead of sleeping, those of io_uring also to give way to
 whom they wake: they do it under load, not when they are told not to, all requests are answered either way, and an idle
-mount costs nothing afterwards."""
+mount costs nothing afterwards, and has no thread that is SCHED_IDLE."""
 
 import os
 import shutil
@@ -38,6 +38,11 @@ def may_give_way():
     return subprocess.run([sys.executable, "-c", both], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
+def idle_threads(pid):
+    """Threads of the process whose policy is SCHED_IDLE."""
+    return [tid for tid in os.listdir(f"/proc/{pid}/task") if os.sched_getscheduler(int(tid)) == os.SCHED_IDLE]
+
+
 def served(transport, *arguments):
     """What the mount says of itself after some load."""
     with Mount(*UNCACHED, *arguments, transport=transport) as m:
@@ -52,6 +57,8 @@ def served(transport, *arguments):
         before = m.cpu_ticks()
         time.sleep(2)
         used = m.cpu_ticks() - before
+        still = idle_threads(state["pid"])
+        assert not still, f"{transport}: threads {still} of an idle mount are SCHED_IDLE"
         assert used <= 1, f"{transport}: an idle mount has used {used} ticks in 2 s"
         print(f"ok {transport} {' '.join(arguments)}: {requests} requests, {state['looks']} looks, "
               f"{state['looks_paid']} found one, {state['gave_way']} times given way", flush=True)

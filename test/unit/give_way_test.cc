@@ -27,31 +27,165 @@ void in_thread(Body body) {
   std::thread(body).join();
 }
 
+bool may(GiveWatch &watch, GiveWay &give_way, bool keep = true) {
+  if (watch.start(keep) && give_way.prepare(watch))
+    return true;
+  WARN("this process may not come back from SCHED_IDLE: not tested");
+  return false;
+}
+
+/// Rounds until it gives way, which takes two that follow each other soon.
+void go(GiveWay &give_way) {
+  for (int i = 0; i < 1000; i++)
+    if (give_way.begin())
+      return;
+  FAIL("it does not give way");
+}
+
+int policy() { return ::sched_getscheduler(0); }
+
+template <typename Condition>
+bool waited_for(Condition condition) {
+  for (const auto until = std::chrono::steady_clock::now() + 10s; std::chrono::steady_clock::now() < until;) {
+    if (condition())
+      return true;
+    std::this_thread::sleep_for(1ms);
+  }
+  return false;
+}
+
+int first_cpu() {
+  cpu_set_t cpus;
+  REQUIRE(::sched_getaffinity(0, sizeof cpus, &cpus) == 0);
+  int cpu = 0;
+  while (!CPU_ISSET(cpu, &cpus))
+    cpu++;
+  return cpu;
+}
+
+/// A thread that leaves its CPU to nobody.
+class Hog {
+ public:
+  Hog() : cpu_(first_cpu()), thread_([this] { run(); }) {}
+  ~Hog() {
+    stop_ = true;
+    thread_.join();
+  }
+  [[nodiscard]] int cpu() const { return cpu_; }
+
+ private:
+  void run() const {
+    (void)pin_this_thread(cpu_);
+    while (!stop_.load(std::memory_order_relaxed)) {
+    }
+  }
+
+  int cpu_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
 }  // namespace
 
-TEST_CASE("SCHED_IDLE from begin() to end(), and never otherwise") {
+TEST_CASE("SCHED_IDLE from the second of two rounds to stop()") {
   in_thread([] {
+    GiveWatch watch;
     GiveWay give_way;
-    if (!give_way.prepare()) {
-      WARN("this process may not come back from SCHED_IDLE: not tested");
+    if (!may(watch, give_way))
       return;
+    CHECK(policy() == SCHED_OTHER);
+    for (int i = 0; i < 3; i++) {
+      go(give_way);
+      (void)give_way.end();
+      CHECK(policy() == SCHED_IDLE);
+      give_way.stop();
+      CHECK(policy() == SCHED_OTHER);
     }
-    CHECK(::sched_getscheduler(0) == SCHED_OTHER);
+  });
+}
+
+TEST_CASE("rounds that are far apart are not worth it") {
+  in_thread([] {
+    GiveWatch watch;
+    GiveWay give_way;
+    if (!may(watch, give_way))
+      return;
+    for (int i = 0; i < 3; i++) {
+      CHECK_FALSE(give_way.begin());
+      CHECK(policy() == SCHED_OTHER);
+      std::this_thread::sleep_for(2ms);
+    }
+  });
+}
+
+TEST_CASE("who gets nothing done is SCHED_OTHER soon, and may give way again") {
+  in_thread([] {
+    GiveWatch watch;
+    GiveWay give_way;
+    if (!may(watch, give_way))
+      return;
+    for (int i = 0; i < 2; i++) {
+      go(give_way);
+      CHECK(waited_for([] { return policy() == SCHED_OTHER; }));
+    }
+    give_way.stop();
+    CHECK(policy() == SCHED_OTHER);
+  });
+}
+
+TEST_CASE("who waits for a CPU that another one does not leave is SCHED_OTHER soon") {
+  in_thread([] {
+    GiveWatch watch;
+    GiveWay give_way;
+    if (!may(watch, give_way))
+      return;
+    std::atomic<bool> stop{false};
+    std::atomic<bool> idle{false}, normal{false};
+    std::thread other([&, tid = ::gettid()] {
+      while (!stop && !idle)
+        std::this_thread::yield();
+      normal = waited_for([tid] { return ::sched_getscheduler(tid) == SCHED_OTHER; });
+    });
+    Hog hog;
+    REQUIRE(pin_this_thread(hog.cpu()) == 0);
+    // Between begin() and end() is the wait, after that filesystem code: this is in the middle of that.
+    go(give_way);
+    (void)give_way.end();
+    idle = true;
+    const auto until = std::chrono::steady_clock::now() + 10s;
+    while (!normal && std::chrono::steady_clock::now() < until) {
+    }
+    stop = true;
+    other.join();
+    CHECK(normal);
+  });
+}
+
+TEST_CASE("if it is not to keep it, SCHED_IDLE from begin() to end(), and never otherwise") {
+  in_thread([] {
+    GiveWatch watch;
+    GiveWay give_way;
+    if (!may(watch, give_way, false))
+      return;
+    CHECK(policy() == SCHED_OTHER);
     for (int i = 0; i < 3; i++) {
       REQUIRE(give_way.begin());
-      CHECK(::sched_getscheduler(0) == SCHED_IDLE);
+      CHECK(policy() == SCHED_IDLE);
       (void)give_way.end();
-      CHECK(::sched_getscheduler(0) == SCHED_OTHER);
+      CHECK(policy() == SCHED_OTHER);
     }
   });
 }
 
 TEST_CASE("a thread of another policy is left alone") {
   in_thread([] {
+    GiveWatch watch;
+    (void)watch.start(true);
     const sched_param none{};
     REQUIRE(::sched_setscheduler(0, SCHED_BATCH, &none) == 0);
     GiveWay give_way;
-    CHECK_FALSE(give_way.prepare());
+    CHECK_FALSE(give_way.prepare(watch));
+    CHECK_FALSE(give_way.begin());
     CHECK_FALSE(give_way.begin());
     CHECK(::sched_getscheduler(0) == SCHED_BATCH);
   });
@@ -69,8 +203,10 @@ TEST_CASE("who could not come back does not go") {
     if (::setrlimit(RLIMIT_NICE, &none) != 0 || ::setgroups(0, nullptr) != 0 || ::setgid(65534) != 0 ||
         ::setuid(65534) != 0)
       ::_exit(2);
+    GiveWatch watch;
     GiveWay give_way;
-    ::_exit(!give_way.prepare() && !give_way.begin() && ::sched_getscheduler(0) == SCHED_OTHER ? 0 : 1);
+    ::_exit(!watch.start(true) && !give_way.prepare(watch) && !give_way.begin() && ::sched_getscheduler(0) == SCHED_OTHER ? 0
+                                                                                                                     : 1);
   }
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
@@ -79,22 +215,16 @@ TEST_CASE("who could not come back does not go") {
 }
 
 TEST_CASE("it shows that others want the CPU, and that nobody does") {
-  cpu_set_t cpus;
-  REQUIRE(::sched_getaffinity(0, sizeof cpus, &cpus) == 0);
-  int cpu = 0;
-  while (!CPU_ISSET(cpu, &cpus))
-    cpu++;
-  in_thread([cpu] {
+  const bool keep = GENERATE(true, false);
+  in_thread([keep] {
+    GiveWatch watch;
     GiveWay give_way;
-    if (!give_way.prepare()) {
-      WARN("this process may not come back from SCHED_IDLE: not tested");
+    if (!may(watch, give_way, keep))
       return;
-    }
-    REQUIRE(pin_this_thread(cpu) == 0);
+    REQUIRE(pin_this_thread(first_cpu()) == 0);
     const auto sleeps = [&give_way](auto time) {
       give_way.restart();
-      if (!give_way.begin())
-        return false;
+      go(give_way);
       std::this_thread::sleep_for(time);
       return give_way.end();
     };
@@ -104,17 +234,10 @@ TEST_CASE("it shows that others want the CPU, and that nobody does") {
       undisturbed = sleeps(3ms);
     CHECK(undisturbed);
 
-    std::atomic<bool> stop{false};
-    std::thread other([&stop, cpu] {
-      (void)pin_this_thread(cpu);
-      while (!stop.load(std::memory_order_relaxed)) {
-      }
-    });
+    Hog hog;
     bool disturbed = false;
     for (int i = 0; i < 1000 && !disturbed; i++)
       disturbed = !sleeps(3ms);
-    stop = true;
-    other.join();
     CHECK(disturbed);
   });
 }
