@@ -115,10 +115,10 @@ int serve(const MountArguments &a, Ready ready) {
   MountOptions mount{.mountpoint = a.mountpoint, .subtype = a.fs, .options = fs->mount_options()};
   for (const std::string &option : options)
     mount.options.push_back(escape_mount_value(option));
+  config.starts_nothing |= fs->starts_nothing();
 
   Session session(&fs->ops(), fs->ops_size(), fs->userdata(), mount, config);
   session.debug = a.debug;
-  session.starts_nothing = fs->starts_nothing();
   FastpathOffer offer = fs->fastpath();
   const std::vector<std::string> objects = split_fastpath(a.fastpath).objects;
   offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());

@@ -25,7 +25,7 @@ class Filesystem {
   [[nodiscard]] virtual void *userdata() noexcept = 0;
   /// Mount options this filesystem wants (e.g. default_permissions).
   [[nodiscard]] virtual std::vector<std::string> mount_options() const { return {}; }
-  /// See SessionCore::starts_nothing.
+  /// See Config::starts_nothing.
   [[nodiscard]] virtual bool starts_nothing() const noexcept { return false; }
   /// What BPF programs may answer for it in the kernel.
   [[nodiscard]] virtual FastpathOffer fastpath() const { return {}; }

@@ -191,13 +191,13 @@ int serve(const Options &options, const Contestant &contestant, const std::strin
   Config config = options.config;
   config.transport = transport_choice(contestant.transport);
   config.fastpath_programs = contestant.fastpath.programs;
+  config.starts_nothing |= filesystem->starts_nothing();
   config.stats = true;  // they tell which way the requests took
   FastpathOffer offer = filesystem->fastpath();
   const auto &objects = contestant.fastpath.objects;
   offer.programs.insert(offer.programs.begin(), objects.begin(), objects.end());
 
   Session session(&probe.ops(), sizeof(fuse_lowlevel_ops), filesystem->userdata(), mount, config);
-  session.starts_nothing = filesystem->starts_nothing();
   session.offer_fastpath(std::move(offer));
   session.mount();
   // Without one of them the mount works, and the comparison is about something else.

@@ -37,6 +37,8 @@ struct Config {
   std::uint32_t max_write = 1u << 20;       // bytes, 4096 ... 1 MiB (what 6.12 carries), multiple of the page size
   std::uint32_t max_background = 64;        // requests, 1 ... 65535
   std::uint32_t congestion_threshold = 48;  // requests, 1 ... max_background
+  bool starts_nothing = false;              // the filesystem's callbacks start neither threads nor processes, or these
+                                            // set their own policy: they may be called as SCHED_IDLE (give_way.hh)
 
   // [ring]
   std::uint32_t ring_count = 0;             // ring.count; 0: one per usable CPU

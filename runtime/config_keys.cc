@@ -104,6 +104,8 @@ constexpr std::array kKeys{
     number<&Config::congestion_threshold>(
         "session", "congestion_threshold", Kind::count, Rule::any, 1, 65535,
         "from so many background requests on the kernel holds back; at most max_background"),
+    flag<&Config::starts_nothing>("session", "starts_nothing",
+                                  "callbacks start no threads or processes: workers that give way stay SCHED_IDLE for them"),
 
     number<&Config::ring_count>("ring", "count", Kind::count, Rule::any, 0, EFUSE_MAX_RINGS,
                                 "rings; 0: one per CPU that may be used"),

@@ -10,7 +10,7 @@
 //
 // What filesystem code starts would inherit the policy. So a worker has it in the kernel alone, to answer and to sleep,
 // which takes two system calls a round, more than all this saves on some machines; or, where the filesystem promises
-// that it starts nothing (SessionCore::starts_nothing), as long as rounds follow one another. Then it may wait for its
+// that it starts nothing (session.starts_nothing), as long as rounds follow one another. Then it may wait for its
 // CPU with filesystem code half done: whoever gets nothing done for some milliseconds, waiting or not, is SCHED_OTHER
 // again by the hand of another thread, as one that waits cannot do it.
 #pragma once

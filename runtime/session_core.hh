@@ -55,9 +55,6 @@ class SessionCore {
   std::uint32_t proto_minor = 0;  // of FUSE protocol 7.x as negotiated
   std::size_t buf_size = 0;  // longest message from the kernel: max_write + header room
   bool debug = false;        // print requests and replies to stderr
-  /// The filesystem's promise, before start(): its callbacks start neither threads nor processes, or what they start
-  /// sets its own scheduling policy. Then workers that give way may call them as SCHED_IDLE (give_way.hh).
-  bool starts_nothing = false;
   std::uint64_t kernel_flags = 0;  // INIT flags that the kernel offered
   /// Before INIT: INIT flags that a transport wants beside the capabilities in
   /// conn.want, taken where the kernel offers them. After: all that were agreed on.

@@ -301,11 +301,11 @@ thread_local WorkerPin RingChannel::pin_{-1};
 class RingTransport final : public Transport {
  public:
   RingTransport(SessionCore &session, const Config &config, int fuse_fd)
-      : session_(session),
-        placement_(place_rings(config, this_machine())),
+      : placement_(place_rings(config, this_machine())),
         device_(config, placement_, fuse_fd),
         workers_per_ring_(config.workers_per_ring),
-        may_give_way_(config.ring_give_way) {
+        may_give_way_(config.ring_give_way),
+        starts_nothing_(config.starts_nothing) {
     settings_.spin_ns = config.worker_spin_ns;
     settings_.poll_ns = config.worker_poll_ns;
     settings_.adaptive = config.adaptive;
@@ -319,7 +319,7 @@ class RingTransport final : public Transport {
 
   void start() override {
     if (may_give_way_)
-      givers_.watch.start(session_.starts_nothing);
+      givers_.watch.start(starts_nothing_);
     try {
       for (std::size_t ring = 0; ring < channels_.size(); ring++)
         for (unsigned i = 0; i < workers_per_ring_; i++)
@@ -413,11 +413,11 @@ class RingTransport final : public Transport {
       gone_ = true;
   }
 
-  SessionCore &session_;
   RingPlacement placement_;
   RingDevice device_;
   unsigned workers_per_ring_;
   bool may_give_way_;
+  bool starts_nothing_;
   Worker::Givers givers_;
   PollSettings settings_;
   std::vector<std::unique_ptr<RingChannel>> channels_;

@@ -59,7 +59,7 @@ int apart_from(int cpu, const RingPlacement &placement) noexcept {
 class UringTransport final : public Transport {
  public:
   UringTransport(SessionCore &session, const Config &config, int fuse_fd)
-      : session_(session), fuse_fd_(fuse_fd), may_give_way_(config.uring_give_way) {
+      : fuse_fd_(fuse_fd), may_give_way_(config.uring_give_way), starts_nothing_(config.starts_nothing) {
     settings_.spin_ns = look_ns(config);
     settings_.adaptive = config.adaptive;
     const std::size_t queues = possible_cpus();
@@ -74,7 +74,7 @@ class UringTransport final : public Transport {
 
   void start() override {
     if (may_give_way_)
-      watch_.start(session_.starts_nothing);
+      watch_.start(starts_nothing_);
     std::vector<std::future<void>> begun;
     try {
       for (std::size_t i = 0; i < workers_.size(); i++) {
@@ -192,9 +192,9 @@ class UringTransport final : public Transport {
     return ::poll(&p, 1, 0) == 0;
   }
 
-  SessionCore &session_;
   int fuse_fd_;
   bool may_give_way_;
+  bool starts_nothing_;
   PollSettings settings_;
   WaitCompany company_;
   GiveWatch watch_;
