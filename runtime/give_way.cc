@@ -141,8 +141,12 @@ bool GiveWay::begin() noexcept {
     ended_ns_ = now;
     return set_policy(0, SCHED_IDLE);
   }
+  // Where the watch has ended it, maybe in the middle of a callback, the next end() looks at how long that took.
+  if (ended_ns_ == 0) {
+    ended_ns_ = now;
+    restart();
+  }
   // Watched before it is SCHED_IDLE, and if it came to that only after the watch had given it up, not at all.
-  ended_ns_ = now;
   idle_.store(true, std::memory_order_release);
   watch_->wake();
   if (!set_policy(0, SCHED_IDLE))

@@ -89,6 +89,7 @@ class GiveWay {
   void restart() noexcept;
   /// SCHED_OTHER, if it is not.
   void stop() noexcept {
+    ended_ns_ = 0;
     if (idle_.load(std::memory_order_relaxed)) [[unlikely]]
       come_back();
   }
@@ -105,7 +106,8 @@ class GiveWay {
   GiveWatch *watch_ = nullptr;
   pid_t tid_ = 0;
   Fd schedstat_;
-  std::uint64_t begun_ns_ = 0, ended_ns_ = 0;
+  std::uint64_t begun_ns_ = 0;
+  std::uint64_t ended_ns_ = 0;      // 0: it has not given way since stop()
   std::uint64_t waited_ns_ = 0;     // for a CPU, in all, when it was last looked at
   std::atomic<std::uint32_t> rounds_{0};
   std::atomic<bool> idle_{false};   // it is SCHED_IDLE, or about to be; set by the thread, taken back by either
